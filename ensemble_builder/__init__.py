@@ -1,0 +1,1 @@
+"""FlexQuant: ensemble_builder."""
