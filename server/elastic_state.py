@@ -1,0 +1,105 @@
+"""What the controller needs from a model, and what the daemon shows of it."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Measured by the builder: perplexity, and mean KL divergence in nats per token."""
+
+    perplexity: float
+    kl: float
+
+
+class Elastic(Protocol):
+    """A model that can be resized while it runs; every member may be used from any thread."""
+
+    @property
+    def footprints(self) -> Sequence[int]:
+        """Bytes of resident weights at positions 0..N."""
+        ...
+
+    @property
+    def quality(self) -> Sequence[Quality]:
+        """Quality at positions 0..N."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """Position that is published now."""
+        ...
+
+    @property
+    def target(self) -> int:
+        """Position that was ordered last; `position` again after a failed move."""
+        ...
+
+    @property
+    def moving(self) -> bool:
+        """Whether steps are still under way."""
+        ...
+
+    @property
+    def mapped_elastic_bytes(self) -> int:
+        """Bytes now mapped for swappable weights (W), transient copies included."""
+        ...
+
+    def request_position(self, position: int, *, urgent: bool) -> Future[int]:
+        """Order a move; a later order supersedes it.
+
+        The future gives the position that was reached, or SwapError.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """One probe's last word. `error` is set, and the bytes are None, while it does not answer."""
+
+    name: str
+    available_bytes: int | None
+    total_bytes: int | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionState:
+    """The last thing that the controller decided; `when` in seconds since 1970."""
+
+    what: str
+    why: str
+    when: float
+    from_position: int
+    to_position: int
+
+
+@dataclass(frozen=True, slots=True)
+class ElasticState:
+    """Everything that `GET /v1/elastic` answers; `dataclasses.asdict` gives its JSON.
+
+    `available_bytes` is that of the tightest source (None while none answers), `pressure` is "unknown" then.
+    `target` differs from `position` while a move is under way.
+    """
+
+    position: int
+    max_position: int
+    target: int
+    footprint_bytes: int
+    footprint_range_bytes: tuple[int, int]
+    """[low, up]: at the smallest and at the best position."""
+    mode: Literal["auto", "pinned"]
+    pinned_position: int | None
+    worst_position: int
+    ttl_seconds: float | None
+    """Until the pin ends; None without a pin or without an end."""
+    override: Literal["critical"] | None
+    """Set while a pin yields to critical memory."""
+    available_bytes: int | None
+    pressure: Literal["none", "low", "critical", "unknown"]
+    phase: Literal["hold", "shrink", "critical", "grow", "cooldown", "blind"]
+    quality: Quality
+    last_decision: DecisionState | None
+    sources: tuple[SourceState, ...]

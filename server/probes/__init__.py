@@ -1,0 +1,1 @@
+"""Sources of memory readings, one per file, all of the shape in `probe.py`."""
