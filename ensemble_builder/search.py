@@ -16,7 +16,13 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from flexquant.ensemble_builder.beliefs import Beliefs
-from flexquant.ensemble_builder.sensitivity import Sensitivity, cost_per_byte, greedy_order, sensitivities, single_states
+from flexquant.ensemble_builder.sensitivity import (
+    Sensitivity,
+    cost_per_byte,
+    greedy_order,
+    sensitivities,
+    single_states,
+)
 from flexquant.ensemble_builder.sequence import (
     Assignment,
     Order,
@@ -37,7 +43,7 @@ MOST_DOUBTFUL: Final = 3
 class Evaluate(Protocol):
     """Measures the loss of assignments."""
 
-    def __call__(self, stem: Assignment, candidates: Sequence[Assignment]) -> Sequence[float]:
+    def __call__(self, stem: Assignment, candidates: Sequence[Assignment], /) -> Sequence[float]:
         """Return the loss of each candidate; all of them differ from `stem` in few units."""
         ...
 

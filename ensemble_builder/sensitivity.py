@@ -1,7 +1,7 @@
 """Module sensitivities: what each transition costs by itself, and the order that follows if costs simply add up."""
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from flexquant.ensemble_builder.sequence import Assignment, Order, Unit, best
 
@@ -30,7 +30,7 @@ def sensitivities(units: Sequence[Unit], losses: Mapping[Assignment, float]) -> 
 
     def of(index: int, unit: Unit) -> tuple[float, ...]:
         alone = [losses[(*top[:index], variant, *top[index + 1 :])] for variant in range(unit.steps + 1)]
-        return tuple(after - before for before, after in zip(alone, alone[1:], strict=False))
+        return tuple(after - before for before, after in pairwise(alone))
 
     return tuple(of(index, unit) for index, unit in enumerate(units))
 

@@ -1,0 +1,199 @@
+"""The evaluation protocol: perplexity and mean KL divergence on fixed windows of a text.
+
+Non-overlapping windows of 1,024 tokens (fewer if the model's context is shorter), each with BOS first if the model has
+one, the remainder dropped; hidden states and logits in float32. Every token but the first of a window is predicted.
+KL is that of the measured model's prediction from the reference's, in nats per predicted token.
+
+Of the reference its final hidden states are kept rather than its logits: they are vocabulary/hidden times smaller.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import torch
+from torch import Tensor
+
+from flexquant.engine.attention import CausalAttention
+from flexquant.engine.decoder import Decoder
+from flexquant.engine.errors import InputError
+from flexquant.engine.manifest import Quality, Text
+from flexquant.engine.model_config import ModelConfig
+from flexquant.engine.tokenizer import Tokenizer
+
+WINDOW_TOKENS: Final = 1024
+LAYER_ROWS: Final = 2048
+"""Rows that go through a layer at once (whole windows, at least one)."""
+LOGIT_BYTES: Final = 64 << 20
+"""Size of a tile of logits."""
+DIGITS: Final = 6
+"""Significant digits of figures that are written down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """A text as the protocol sees it.
+
+    Args:
+        tokens: int64 [windows, window].
+        text: Where they come from; `tokens` counts those of all windows.
+    """
+
+    tokens: Tensor
+    text: Text
+
+    @classmethod
+    def of_text(
+        cls, text: str, name: str, tokenizer: Tokenizer, config: ModelConfig, *, limit: int | None = None
+    ) -> Self:
+        """Cut a text into windows.
+
+        Args:
+            text: The text.
+            name: Its name for people and for the manifest.
+            tokenizer: The model's.
+            config: The model's.
+            limit: Most windows to take; all if None.
+
+        Raises:
+            InputError: The text does not fill one window.
+        """
+        window = min(WINDOW_TOKENS, config.context)
+        first = [] if config.bos_id is None else [config.bos_id]
+        room = window - len(first)
+        tokens = tokenizer.encode(text, bos=False)
+        count = len(tokens) // room
+        if count == 0:
+            raise InputError(
+                f"{name}: {len(tokens)} tokens do not fill one window of {room}",
+                hint="Give a longer text; 8 windows or more make steady figures.",
+            )
+        count = count if limit is None else min(count, limit)
+        rows = [first + tokens[at * room : (at + 1) * room] for at in range(count)]
+        sha256 = hashlib.sha256(text.encode()).hexdigest()
+        return cls(torch.tensor(rows), Text(name=name, sha256=sha256, tokens=count * window))
+
+    def positions(self) -> Tensor:
+        """Return the positions of one window: int64 [window]."""
+        return torch.arange(self.tokens.shape[1])
+
+
+def read_text(path: Path) -> str:
+    """Read a text file.
+
+    Raises:
+        InputError: It cannot be read or is no UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}", hint="Give a plain text file.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8: {error}", hint="Give a plain text file in UTF-8.") from error
+
+
+def embed(decoder: Decoder, windows: Windows) -> Tensor:
+    """Return the input of the first layer: f32 [windows, window, hidden]."""
+    return torch.stack([decoder.weights.embed(row) for row in windows.tokens])
+
+
+@torch.inference_mode()
+def run_layer(decoder: Decoder, layer: int, hidden: Tensor) -> Tensor:
+    """Run one layer over all windows.
+
+    Args:
+        decoder: The model.
+        layer: Index of the layer.
+        hidden: f32 [windows, window, hidden], left as it is.
+
+    Returns:
+        f32 [windows, window, hidden].
+    """
+    windows, window, width = hidden.shape
+    together = max(1, LAYER_ROWS // window)
+    attend = CausalAttention(window)
+    output = torch.empty_like(hidden)
+    for start in range(0, windows, together):
+        tile = hidden[start : start + together]
+        positions = torch.arange(window).repeat(len(tile))
+        output[start : start + together] = decoder.layer(layer, tile.reshape(-1, width), positions, attend).view_as(
+            tile
+        )
+    return output
+
+
+def final_hidden(decoder: Decoder, windows: Windows, done: Callable[[int], None] = lambda layer: None) -> Tensor:
+    """Run all layers over all windows; `done` is told each layer. Returns f32 [windows, window, hidden]."""
+    with torch.inference_mode():
+        hidden = embed(decoder, windows)
+    for layer in range(decoder.config.layers):
+        hidden = run_layer(decoder, layer, hidden)
+        done(layer)
+    return hidden
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What KL is measured against.
+
+    Args:
+        decoder: The reference model; only its head is still used.
+        hidden: Its `final_hidden` on the windows.
+    """
+
+    decoder: Decoder
+    hidden: Tensor
+
+    @classmethod
+    def of(cls, decoder: Decoder, windows: Windows) -> Self:
+        """Run the reference over the windows."""
+        return cls(decoder, final_hidden(decoder, windows))
+
+
+@torch.inference_mode()
+def measure(decoder: Decoder, hidden: Tensor, windows: Windows, reference: Reference | None) -> Quality:
+    """Return perplexity and mean KL of a model, to `DIGITS` significant digits.
+
+    Args:
+        decoder: The model; its final norm and head are used.
+        hidden: Its `final_hidden` on the windows.
+        windows: The text.
+        reference: What KL is measured against; KL is 0 without one.
+
+    Raises:
+        InputError: The model's logits are not finite.
+    """
+    surprise = divergence = 0.0
+    for rows in _tiles(windows, decoder.config.vocab_size):
+        logs = _log_probabilities(decoder, hidden, rows)
+        targets = windows.tokens[:, 1:].reshape(-1)[rows]
+        surprise -= logs.gather(1, targets[:, None]).double().sum().item()
+        if reference is not None:
+            against = _log_probabilities(reference.decoder, reference.hidden, rows)
+            divergence += ((against - logs) * against.exp()).sum(dim=1).double().sum().item()
+    predicted = windows.tokens[:, 1:].numel()
+    quality = Quality(perplexity=rounded(math.exp(surprise / predicted)), kl=rounded(divergence / predicted))
+    if not (math.isfinite(quality.perplexity) and math.isfinite(quality.kl)):
+        raise InputError("the model's logits are not finite", hint="The checkpoint may be damaged.")
+    return quality
+
+
+def rounded(figure: float) -> float:
+    """Round to `DIGITS` significant digits."""
+    return float(f"{figure:.{DIGITS}g}")
+
+
+def _tiles(windows: Windows, vocabulary: int) -> Iterator[slice]:
+    total = windows.tokens[:, 1:].numel()
+    rows = max(1, LOGIT_BYTES // (4 * vocabulary))
+    return (slice(start, min(start + rows, total)) for start in range(0, total, rows))
+
+
+def _log_probabilities(decoder: Decoder, hidden: Tensor, rows: slice) -> Tensor:
+    """Return the log-probabilities of the predictions `rows`, counted without the last of each window."""
+    ahead = hidden.shape[1] - 1
+    at = torch.arange(rows.start, rows.stop)
+    return decoder.logits(hidden[at // ahead, at % ahead]).log_softmax(dim=-1)
