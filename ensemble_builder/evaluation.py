@@ -9,7 +9,7 @@ Of the reference its final hidden states are kept rather than its logits: they a
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -76,10 +76,6 @@ class Windows:
         sha256 = hashlib.sha256(text.encode()).hexdigest()
         return cls(torch.tensor(rows), Text(name=name, sha256=sha256, tokens=count * window))
 
-    def positions(self) -> Tensor:
-        """Return the positions of one window: int64 [window]."""
-        return torch.arange(self.tokens.shape[1])
-
 
 def read_text(path: Path) -> str:
     """Read a text file.
@@ -119,19 +115,17 @@ def run_layer(decoder: Decoder, layer: int, hidden: Tensor) -> Tensor:
     for start in range(0, windows, together):
         tile = hidden[start : start + together]
         positions = torch.arange(window).repeat(len(tile))
-        output[start : start + together] = decoder.layer(layer, tile.reshape(-1, width), positions, attend).view_as(
-            tile
-        )
+        rows = decoder.layer(layer, tile.reshape(-1, width), positions, attend)
+        output[start : start + together] = rows.view_as(tile)
     return output
 
 
-def final_hidden(decoder: Decoder, windows: Windows, done: Callable[[int], None] = lambda layer: None) -> Tensor:
-    """Run all layers over all windows; `done` is told each layer. Returns f32 [windows, window, hidden]."""
+def final_hidden(decoder: Decoder, windows: Windows) -> Tensor:
+    """Run all layers over all windows. Returns f32 [windows, window, hidden]."""
     with torch.inference_mode():
         hidden = embed(decoder, windows)
     for layer in range(decoder.config.layers):
         hidden = run_layer(decoder, layer, hidden)
-        done(layer)
     return hidden
 
 

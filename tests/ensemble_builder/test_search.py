@@ -48,7 +48,7 @@ class Counted:
         self.asked: Counter[Assignment] = Counter()
         self.limit = limit
 
-    def __call__(self, stem: Assignment, candidates: Sequence[Assignment]) -> list[float]:
+    def __call__(self, _stem: Assignment, candidates: Sequence[Assignment]) -> list[float]:
         return [self._one(candidate) for candidate in candidates]
 
     def _one(self, state: Assignment) -> float:
@@ -165,5 +165,5 @@ def test_the_result_may_cross_from_one_stem_to_another() -> None:
 
 
 def test_units_that_cannot_be_lowered_make_an_empty_sequence() -> None:
-    found = search([Unit("only", (5,))], Counted(lambda state: 0.5), go_on=lambda _: True)
+    found = search([Unit("only", (5,))], Counted(lambda _: 0.5), go_on=lambda _: True)
     assert (found.order, found.losses, found.area, found.evaluations) == ((), (0.5,), 0.5, 1)
