@@ -141,7 +141,7 @@ class Law:
         if state.override and target > pinned:
             return self._climb(state, view, pinned, lambda reserves: reserves.low) or self._rest(state, view)
         if target == pinned:
-            return self._rest(replace(state, override=False), view)
+            return self._rest(replace(state, override=state.override and view.sample.position > pinned), view)
         if state.failed_at is not None and view.now - state.failed_at < self.parameters.cooldown_s:
             return self._rest(state, view)
         position = pinned

@@ -34,7 +34,7 @@ def starting_position(
             f"{max(tightest.available, 0) // MIB} MiB available: {short} MiB are missing",
             needed=needed,
             available=tightest.available,
-            hint="Close other programs, raise --memory-budget, lower --context, or build an ensemble with a lower level.",
+            hint="Close other programs, raise --memory-budget, lower --context, or build a lower level.",
         )
     step = largest_step(footprints)
     room = min(

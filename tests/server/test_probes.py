@@ -1,0 +1,55 @@
+"""Memory sources, fed from injected numbers."""
+
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from flexquant.server.controller.sample import MemoryReading
+from flexquant.server.probes.budget import BudgetProbe
+from flexquant.server.probes.host import HostProbe
+from flexquant.server.probes.machine import MachineProbe
+
+
+def test_the_host_gives_available_and_total() -> None:
+    probe = HostProbe(lambda: SimpleNamespace(available=5, total=9))
+    assert probe.read() == MemoryReading("host", 5, 9)
+
+
+def test_the_real_host_answers() -> None:
+    reading = HostProbe().read()
+    assert 0 < reading.available <= reading.total
+
+
+def test_a_budget_is_ours_alone_and_may_be_exceeded() -> None:
+    assert BudgetProbe(100, lambda: 30).read() == MemoryReading("budget", 70, 100, shared=False)
+    assert BudgetProbe(100, lambda: 130).read().available == -30
+
+
+def test_a_budget_counts_the_private_memory_of_this_process() -> None:
+    reading = BudgetProbe(1 << 50).read()
+    assert 0 < reading.total - reading.available < 1 << 40
+
+
+def test_a_machine_is_shared_with_the_processes_it_names() -> None:
+    used = {None: 10, 7: 20, 8: 30}
+    reading = MachineProbe(100, [7, 8], lambda pid: used[pid]).read()
+    assert reading == MemoryReading("machine", 40, 100, shared=True)
+
+
+@pytest.mark.parametrize("gone", [ProcessLookupError(), FileNotFoundError(), psutil.NoSuchProcess(7)])
+def test_a_process_that_has_ended_uses_nothing(gone: Exception) -> None:
+    def used(pid: int | None) -> int:
+        if pid is not None:
+            raise gone
+        return 10
+
+    assert MachineProbe(100, [7], used).read().available == 90
+
+
+def test_a_machine_that_cannot_see_a_process_says_so() -> None:
+    def used(pid: int | None) -> int:
+        raise PermissionError(f"process {pid}")
+
+    with pytest.raises(PermissionError):
+        MachineProbe(100, [7], used).read()

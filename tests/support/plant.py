@@ -1,0 +1,168 @@
+"""A small simulated machine around the control law: other programs, latency, lost samples.
+
+Closed loop: what the law orders changes the memory that it sees next.
+"""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from flexquant.server.controller.law import Law
+from flexquant.server.controller.parameters import GIB, Parameters, Reserves
+from flexquant.server.controller.sample import MemoryReading, Move, Sample
+from flexquant.server.controller.state import State
+
+Load = Callable[[float], float]
+"""Bytes that other programs hold, by time in seconds."""
+
+
+def even_footprints(steps: int = 60, up: int = 3 * GIB, low: int = 1 * GIB) -> tuple[int, ...]:
+    """Footprints of `steps` equal transitions from `up` to `low` bytes."""
+    return tuple(up - round((up - low) * k / steps) for k in range(steps + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """One tick of a run: what was, and what was ordered."""
+
+    at: float
+    available: int
+    position: int
+    target: int
+    moves: tuple[Move, ...]
+    state: State
+    """After the decision."""
+
+
+@dataclass(slots=True)
+class Plant:
+    """A machine of `total` bytes with other programs and one elastic model.
+
+    Args:
+        load: What the other programs hold.
+        footprints: Of the model.
+        parameters: Of the law.
+        total: Bytes of the machine.
+        latency: Ticks from an order to the release (or taking) of its bytes, at least 1.
+        lost: Share of samples in which no source answers.
+        noise: Bytes by which a reading may be wrong, either way.
+        seed: Of noise and losses.
+        start: First position.
+    """
+
+    load: Load
+    footprints: tuple[int, ...] = field(default_factory=even_footprints)
+    parameters: Parameters = field(default_factory=Parameters)
+    total: int = 16 * GIB
+    latency: int = 2
+    lost: float = 0.0
+    noise: int = 0
+    seed: int = 0
+    start: int = 0
+
+    @property
+    def reserves(self) -> Reserves:
+        """Reserves of this machine."""
+        step = max(above - below for above, below in pairwise(self.footprints))
+        return self.parameters.reserves(self.total, shared=True, largest_step=step)
+
+    def run(self, seconds: float, state: State | None = None) -> list[Tick]:
+        """Simulate; one entry per tick."""
+        law, chance = Law(self.parameters, self.footprints), random.Random(self.seed)
+        state = State() if state is None else state
+        position = target = self.start
+        arrival = 0
+        ticks: list[Tick] = []
+        for index in range(round(seconds / self.parameters.tick_s)):
+            now = index * self.parameters.tick_s
+            if position != target and index >= arrival:
+                position = target
+            available = round(self.total - self.load(now) - self.footprints[position])
+            seen = available + (round(chance.uniform(-self.noise, self.noise)) if self.noise else 0)
+            answers = chance.random() >= self.lost
+            sample = Sample(
+                memory=(MemoryReading("host", seen, self.total),) if answers else (),
+                failed=() if answers else ("host",),
+                position=position,
+                target=target,
+                moving=position != target,
+                elastic_bytes=self.footprints[position],
+            )
+            state, moves = law.decide(state, sample, now)
+            for move in moves:
+                if move.position != target:
+                    target, arrival = move.position, index + self.latency
+            ticks.append(Tick(now, available, position, target, moves, state))
+        return ticks
+
+
+def constant(level: float) -> Load:
+    """The same load for ever."""
+    return lambda _: level
+
+
+def step(before: float, after: float, at: float) -> Load:
+    """A jump at one moment."""
+    return lambda now: before if now < at else after
+
+
+def ramp(before: float, after: float, start: float, seconds: float) -> Load:
+    """A straight climb (or fall) that takes `seconds`."""
+    return lambda now: before + (after - before) * min(max((now - start) / seconds, 0.0), 1.0)
+
+
+def hog(base: float, amount: float, rate: float, start: float, stay: float) -> Load:
+    """A program that allocates `amount` at `rate` bytes per second, stays, and ends at once."""
+    end = start + amount / rate + stay
+    return lambda now: base + (min(max(now - start, 0.0) * rate, amount) if now < end else 0.0)
+
+
+def sawtooth(base: float, amplitude: float, period: float) -> Load:
+    """Climbs for a period, drops, climbs again."""
+    return lambda now: base + amplitude * (now % period) / period
+
+
+def sine(base: float, amplitude: float, period: float) -> Load:
+    """A slow swing around `base`."""
+    return lambda now: base + amplitude * math.sin(2 * math.pi * now / period)
+
+
+def square(base: float, amplitude: float, period: float) -> Load:
+    """Half a period without, half a period with `amplitude`."""
+    return lambda now: base + (amplitude if now % period >= period / 2 else 0.0)
+
+
+def random_walk(base: float, stride: float, seed: int, every: float = 1.0) -> Load:
+    """Wanders by up to `stride` bytes each `every` seconds, reflected at 0."""
+    levels = [base]
+    chance = random.Random(seed)
+
+    def load(now: float) -> float:
+        while len(levels) <= now / every:
+            levels.append(abs(levels[-1] + chance.uniform(-stride, stride)))
+        return levels[int(now / every)]
+
+    return load
+
+
+def reversals(ticks: list[Tick]) -> int:
+    """How often the direction of the ordered moves changed."""
+    directions = [
+        1 if now.target > before.target else -1 for before, now in pairwise(ticks) if now.target != before.target
+    ]
+    return sum(first != second for first, second in pairwise(directions))
+
+
+def regrets(ticks: list[Tick], within: float) -> int:
+    """How many growths were followed by a shrink within so many seconds."""
+    count, grown = 0, None
+    for before, now in pairwise(ticks):
+        if now.target < before.target:
+            grown = now.at
+        elif now.target > before.target:
+            if grown is not None and now.at - grown < within:
+                count += 1
+            grown = None
+    return count
