@@ -1,0 +1,149 @@
+"""Every error leaves the daemon in OpenAI's envelope: `{"error": {"message", "type", "param", "code"}}`."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flexquant.engine.errors import ContextLengthError, FlexQuantError, KVExhaustedError
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = 1
+_CODES = {400: "invalid_value", 404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+
+
+class ApiError(Exception):
+    """An error that a request is answered with.
+
+    Args:
+        status: HTTP status.
+        message: What is wrong, naming the field or limit, and what to do.
+        param: The request's field, if one is to blame.
+        code: A short word for programs.
+        headers: Further response headers.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code or _CODES.get(status)
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """The envelope."""
+        return {"error": {"message": self.message, "type": _type(self.status), "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        """The envelope as a response."""
+        return JSONResponse(self.body(), self.status, headers=self.headers)
+
+
+def _type(status: int) -> str:
+    """OpenAI's word for the kind of error."""
+    known = {401: "authentication_error", 403: "permission_error", 503: "unavailable_error"}
+    return known.get(status, "invalid_request_error" if status < 500 else "server_error")
+
+
+def unavailable(message: str, *, code: str) -> ApiError:
+    """503 with Retry-After."""
+    return ApiError(503, message, code=code, headers={"retry-after": str(RETRY_AFTER_SECONDS)})
+
+
+def as_api_error(error: BaseException) -> ApiError:
+    """What to tell a client about `error`; unknown ones are logged with their traceback and told as a plain 500."""
+    match error:
+        case ApiError():
+            return error
+        case ContextLengthError():
+            return ApiError(400, error.message, param="messages or prompt", code="context_length_exceeded")
+        case KVExhaustedError():
+            return unavailable(error.message, code="kv_cache_exhausted")
+        case FlexQuantError():
+            log.error("%s", error.message)
+            return ApiError(500, " ".join(filter(None, [error.message, error.hint])), code="engine_error")
+        case _:
+            log.error("internal error", exc_info=error)
+            return ApiError(500, "The daemon made a mistake; its log has the details.", code="internal_error")
+
+
+def validation_error(errors: Sequence[Mapping[str, Any]]) -> ApiError:
+    """The first of pydantic's `errors` as a 400 that names the field. What was sent is not repeated."""
+    first = errors[0]
+    if first["type"] == "json_invalid":
+        return ApiError(400, f"The body is not valid JSON: {first['ctx']['error']}.", code="invalid_json")
+    location = [part for part in first["loc"] if part != "body"]
+    if not location:
+        if first["type"] == "missing":
+            return ApiError(400, "The request has no body; send a JSON object.", code="invalid_json")
+        return ApiError(
+            400, "The body must be a JSON object, sent with `Content-Type: application/json`.", code="invalid_json"
+        )
+    param = ".".join(str(part) for part in location)
+    return ApiError(400, f"{param}: {first['msg']}.", param=param)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Answer every error of `app` in the envelope, those of the router (404, 405) included."""
+
+    async def on_validation(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return validation_error(error.errors()).response()
+
+    async def on_http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        if isinstance(error.__cause__, ApiError):  # raised while FastAPI read the body
+            return error.__cause__.response()
+        message = f"{request.method} {request.url.path}: {error.detail}."
+        if error.status_code == HTTPStatus.BAD_REQUEST:
+            message = (
+                "The body is not valid JSON: it is not UTF-8, is nested too deeply or has a number that is too long."
+            )
+        return ApiError(error.status_code, message, headers=error.headers).response()
+
+    async def on_known(_: Request, error: Exception) -> JSONResponse:
+        return as_api_error(error).response()
+
+    app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(ApiError, on_known)
+    app.add_exception_handler(FlexQuantError, on_known)
+
+
+class LastResort:
+    """ASGI middleware: what no handler knows becomes a logged traceback and a 500 in the envelope."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            response = as_api_error(error).response()
+            if started or scope["type"] != "http":
+                raise
+            await response(scope, receive, send)

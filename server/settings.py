@@ -1,0 +1,223 @@
+"""The daemon's settings: one class gives the command line flag, the environment variable and the TOML key.
+
+`memory_budget` is `--memory-budget`, `FLEXQUANT_MEMORY_BUDGET` and `memory_budget = "2G"` in the file that `--config`
+names. The order is: command line, environment, file, default. Nothing heavy is imported here: `--help` is immediate.
+"""
+
+import argparse
+import re
+import tomllib
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NoReturn
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from flexquant.engine.errors import InputError, UsageError
+
+PROGRAM: Final = "flexquant-serve"
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?B)?|B)?\s*", re.IGNORECASE)
+_POWER: Final = {"K": 1, "M": 2, "G": 3, "T": 4}
+
+
+def parse_size(text: object) -> object:
+    """Bytes from a human unit: "512MiB" and "2G" are powers of 1024, "2GB" of 1000, "4096" is bytes.
+
+    Anything but text is returned as it is, for the integer check that follows.
+
+    Raises:
+        ValueError: The text is no size.
+    """
+    if not isinstance(text, str):
+        return text
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is no size; write it like 512MiB, 2G or 1500000000")
+    number, prefix, suffix = found.groups()
+    base = 1000 if (suffix or "").upper() == "B" else 1024
+    return int(float(number) * base ** _POWER[prefix.upper()]) if prefix else int(float(number))
+
+
+def _split_commas(text: object) -> object:
+    return [part.strip() for part in text.split(",") if part.strip()] if isinstance(text, str) else text
+
+
+Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
+Pids = Annotated[tuple[Annotated[int, Field(gt=0)], ...], NoDecode, BeforeValidator(_split_commas)]
+
+
+class Settings(BaseSettings):
+    """Settings of `flexquant-serve`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FLEXQUANT_",
+        cli_prog_name=PROGRAM,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+    )
+
+    model: str = Field(
+        description="What to serve: 'demo', an ensemble folder, a Hugging Face checkpoint folder, or two EXL2 folders "
+        "as 'A,B'. Checkpoints become an ensemble on first use and are cached."
+    )
+    alias: Names = Field(
+        default=(), description="Further names that requests may give as `model`, separated by commas."
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    api_key: SecretStr | None = Field(
+        default=None,
+        min_length=1,
+        description="Clients must send this key; only /health and /ready stay open. Better given as "
+        "FLEXQUANT_API_KEY: other users of the machine can read command lines.",
+    )
+    allow_unauthenticated: bool = Field(
+        default=False, description="Listen beyond loopback even though no API key is set."
+    )
+    allow_host: Names = Field(
+        default=(),
+        description="Names that clients may use for this machine in the Host header, beyond localhost, its host name "
+        "and addresses; separated by commas, '*' for any.",
+    )
+    context: int | None = Field(
+        default=None,
+        gt=0,
+        description="Most tokens of prompt and answer together. Default: what the model and the memory allow.",
+    )
+    memory_budget: Size | None = Field(
+        default=None,
+        description="The most memory that this daemon may use, such as 2G or 512MiB. "
+        "Default: what the machine can spare.",
+    )
+    pin: int | None = Field(
+        default=None, ge=0, description="Hold this position of the sequence instead of following the memory (0 = best)."
+    )
+    worst_position: int | None = Field(
+        default=None, ge=0, description="Never go beyond this position, whatever the pressure."
+    )
+    profile: Literal["polite", "balanced", "greedy"] = Field(
+        default="balanced", description="How much memory is left to other programs."
+    )
+    reserve_critical: Size | None = Field(default=None, description="Below this much available, give up all at once.")
+    reserve_low: Size | None = Field(default=None, description="Below this much available, start to shrink.")
+    reserve_target: Size | None = Field(default=None, description="Shrink until this much is available.")
+    reserve_high: Size | None = Field(default=None, description="Grow only while this much stays available.")
+    grow_window: float | None = Field(default=None, description="Seconds for which memory must be free before growing.")
+    cooldown: float | None = Field(default=None, description="Seconds without growth after a shrink.")
+    simulated_memory: Size | None = Field(
+        default=None,
+        description="For trying out pressure: act as if the machine had this much memory, shared by this daemon and "
+        "the processes of --simulated-pids alone.",
+    )
+    simulated_pids: Pids = Field(default=(), description="Process ids, separated by commas.")
+    max_queue: int = Field(
+        default=32, ge=0, description="Requests that may wait for their turn; more are answered 503."
+    )
+    max_body: Size = Field(default=4 * 2**20, description="Largest request body.")
+    shutdown_timeout: float = Field(
+        default=15.0, ge=0, description="Seconds that running requests get to finish after SIGTERM."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level to log.")
+    config: Path | None = Field(default=None, description="TOML file with these settings (keys with underscores).")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, dotenv_settings, file_secret_settings, TomlSource(settings_cls)
+
+
+class TomlSource(PydanticBaseSettingsSource):
+    """The TOML file that a stronger source (command line or environment) names as `config`."""
+
+    def get_field_value(self, field: object, field_name: str) -> tuple[Any, str, bool]:
+        raise NotImplementedError("the file is read as a whole")
+
+    def __call__(self) -> dict[str, Any]:
+        named = self.current_state.get("config")
+        if named is None:
+            return {}
+        path = Path(named)
+        try:
+            found = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"--config: {path} cannot be read: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"--config: {path} is not valid TOML: {error}") from error
+        for key in found:
+            if key not in Settings.model_fields or key == "config":
+                raise UsageError(
+                    f"--config: {path}: unknown setting {key!r}",
+                    hint=f"{PROGRAM} --help lists the settings; in the file they are written with underscores.",
+                )
+        return found
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong command line as a UsageError, like every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"{PROGRAM} --help lists the flags.")
+
+
+def _add_argument(parser: argparse.ArgumentParser, *flags: str, **options: Any) -> None:
+    """Name a flag's value after its last word (`--api-key KEY`), not after its Python type."""
+    if "metavar" in options and not str(options["metavar"]).startswith("{"):
+        options["metavar"] = flags[-1].rsplit("-", 1)[-1].upper()
+    options["help"] = re.sub(r" \(default: (null|\(\)|None)\)$", "", options.get("help") or "")
+    parser.add_argument(*flags, **options)
+
+
+def load_settings(arguments: Sequence[str]) -> Settings:
+    """Settings from the command line `arguments`, the environment and the file that they name.
+
+    `--help` and `--version` print and raise SystemExit(0).
+
+    Raises:
+        UsageError: A flag is unknown or a value cannot be used; the message names the setting.
+        InputError: The TOML file is missing or damaged.
+    """
+    parser = _Parser(prog=PROGRAM, description="Serve a model that gives memory back while it keeps talking.")
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {version('flexquant')}")
+    command_line = CliSettingsSource[argparse.ArgumentParser](
+        Settings, root_parser=parser, add_argument_method=_add_argument, formatter_class=argparse.HelpFormatter
+    )
+    try:
+        return Settings(
+            _cli_settings_source=command_line(args=list(arguments)),  # type: ignore[call-arg]  # see the call below
+        )
+    except ValidationError as error:
+        raise _usage_error(error) from error
+    except SettingsError as error:
+        raise UsageError(str(error)) from error
+
+
+def _usage_error(error: ValidationError) -> UsageError:
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else "settings"
+    if first["type"] == "missing" and name == "model":
+        return UsageError("--model is missing", hint=f"Try the embedded demo: {PROGRAM} --model demo")
+    given = "" if name == "api_key" else f" (given: {first['input']!r})"
+    return UsageError(
+        f"{name}: {first['msg']}{given}",
+        hint=f"Set it with --{name.replace('_', '-')}, FLEXQUANT_{name.upper()} or {name} in the file of --config.",
+    )

@@ -1,0 +1,32 @@
+"""Server-sent events: how a streamed answer is written."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import Any, Final
+
+from flexquant.server.error_envelope import as_api_error
+
+MEDIA_TYPE: Final = "text/event-stream"
+DONE: Final = "data: [DONE]\n\n"
+HEADERS: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+def event(data: Mapping[str, Any]) -> str:
+    """One event that carries `data` as JSON."""
+    return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+async def server_sent(chunks: AsyncIterator[Mapping[str, Any]]) -> AsyncIterator[str]:
+    """`chunks` as events, and `[DONE]` after the last; an error becomes a last event in the error envelope.
+
+    Leaving the iteration early closes `chunks`.
+    """
+    async with aclosing(chunks) as source:  # type: ignore[type-var]  # an async generator, which AsyncIterator hides
+        try:
+            async for chunk in source:
+                yield event(chunk)
+        except Exception as error:
+            yield event(as_api_error(error).body())
+            return
+    yield DONE
