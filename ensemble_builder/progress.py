@@ -105,7 +105,7 @@ class Progress:
             self._write(f"{stage.name}: {count}\n")
             return
         cells = BAR_CELLS * min(stage.done, stage.total) // stage.total if stage.total else BAR_CELLS
-        bar = "━" * cells
+        bar = "=" * cells
         if self._colour:
             bar = f"\x1b[36m{bar}\x1b[0m"
         self._clear()

@@ -1,0 +1,110 @@
+"""GPTQ: rounding a linear layer's weights so that later weights make up for the errors of earlier ones.
+
+GPTQ is from Frantar et al., arXiv 2210.17323; this is its equivalent form by Chee et al., arXiv 2307.13304 (LDLQ),
+which needs no inverse. With the Hessian H = F D F^T (F unit upper triangular, D diagonal), the squared error of the
+layer's output is the sum over rows k of D_k times the squared entries of row k of F^T (W - Q). So the best choice for
+row k, given the rows before it, is to round w_k + sum_{j<k} F_jk (w_j - q_j), and D_k says how much its rounding
+error matters. Rows are input features, ordered by falling diagonal of the Hessian (act-order).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from flexquant.ensemble_builder.exl2_pack import QuantizedLinear, groups_of
+from flexquant.ensemble_builder.scale_search import dequantize_codes, round_to_codes, search_scales
+
+DAMPING: Final = 0.01
+"""Added to the Hessian's diagonal, relative to its mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curvature:
+    """What rounding needs to know about the inputs of linear layers; layers with the same input share it.
+
+    Args:
+        permutation: int64 [in_features]; row r is input feature permutation[r].
+        feedback: f32 [in_features, in_features], F above.
+        importance: f32 [in_features], D above.
+    """
+
+    permutation: Tensor
+    feedback: Tensor
+    importance: Tensor
+
+
+def curvature(hessian: Tensor, notice: Callable[[str], None], *, damping: float = DAMPING) -> Curvature:
+    """Order and factorize a Hessian.
+
+    Features that were always 0 get the damping alone as their diagonal: they are rounded to the nearest code.
+
+    Args:
+        hessian: f32 [in_features, in_features], finite: the sum of x x^T over the inputs x, up to a factor.
+        notice: Is told when more damping was needed than asked for.
+        damping: Added to the diagonal, relative to its mean.
+    """
+    diagonal = hessian.diagonal()
+    mean = diagonal.double().mean().item()
+    permutation = torch.argsort(diagonal, descending=True, stable=True)
+    # Factorizing from the last row up is a Cholesky factorization of the flipped matrix.
+    backward = permutation.flip(0)
+    flipped = hessian[backward][:, backward].double()
+    base = mean if mean > 0 else 1.0
+    used = 0.0
+    while True:
+        flipped.diagonal().add_((damping - used) * base)
+        used = damping
+        factor, failed = torch.linalg.cholesky_ex(flipped)
+        if not failed:
+            break
+        damping *= 10
+        notice(f"the Hessian is not positive definite: its damping goes up from {used:g} to {damping:g}")
+    del flipped
+    root = factor.diagonal().flip(0)
+    feedback = (factor.flip(0, 1) / root).float()
+    return Curvature(permutation, feedback, root.square().float())
+
+
+def quantize_linear(
+    weight: Tensor, inputs: Curvature, widths: list[tuple[int, int]], group_size: int, bias: Tensor | None = None
+) -> QuantizedLinear:
+    """Quantize a linear layer.
+
+    Args:
+        weight: f32 [out_features, in_features], finite.
+        inputs: Curvature of its inputs.
+        widths: (bits, rows) of each section, widths descending, rows multiples of 32 that add up to in_features; the
+            inputs that matter most come first.
+        group_size: Rows that share scales; a multiple of 32.
+        bias: [out_features], stored as float16.
+    """
+    weights = weight.T[inputs.permutation]  # [in, out]
+    errors = torch.empty_like(weights)
+    codes = torch.empty(weights.shape, dtype=torch.uint8)
+    groups = groups_of(widths, group_size)
+    scale_codes, scale_max = [], []
+    for group in groups:
+        first, end = group.start, group.start + group.rows
+        feedback = inputs.feedback[:end, first:end]
+        values = torch.addmm(weights[first:end], feedback[:first].T, errors[:first])
+        scales = search_scales(values, inputs.importance[first:end], group.bits)
+        within = feedback[first:]
+        for row in range(group.rows):
+            at = first + row
+            value = torch.addmv(values[row], errors[first:at].T, within[:row, row])
+            signed = round_to_codes(value, scales.values, group.bits)
+            torch.sub(weights[at], dequantize_codes(signed, scales.values), out=errors[at])
+            codes[at] = (signed + (1 << (group.bits - 1))).to(torch.uint8)
+        scale_codes.append(scales.codes)
+        scale_max.append(scales.maximum)
+    return QuantizedLinear(
+        groups=groups,
+        codes=codes,
+        scale_codes=torch.stack(scale_codes),
+        scale_max=torch.stack(scale_max),
+        permutation=inputs.permutation,
+        bias=None if bias is None else bias.half(),
+    )
