@@ -1,0 +1,108 @@
+"""One EXL2 linear layer of a checkpoint: its tensors, checked, before any weight is read.
+
+Format: exllamav2 0.3.2 (`module.py`, `ext.py`, `conversion/`): per layer `q_weight`, `q_scale`, `q_scale_max`,
+`q_groups`, `q_invperm` and, where the layer has one, `bias`. Other tensors that some files carry (`q_perm`,
+`q_group_map`) are derived ones and are not read.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from flexquant.engine.errors import CheckpointError
+from flexquant.engine.exl2.groups import Run, runs
+from flexquant.engine.tensor_index import TensorEntry, TensorIndex
+
+COLUMN_MULTIPLE: Final = 32
+"""Output features are padded to a multiple of this."""
+
+_DTYPES: Final = {
+    "q_weight": "I32",
+    "q_scale": "I32",
+    "q_scale_max": "F16",
+    "q_groups": "I16",
+    "q_invperm": "I32",
+    "bias": "F16",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Exl2Spec:
+    """A linear layer as an EXL2 store holds it.
+
+    `entries` are its tensors in the order of an arena; `runs` its row groups.
+    """
+
+    key: str
+    in_features: int
+    out_features: int
+    padded_out: int
+    runs: tuple[Run, ...]
+    entries: dict[str, TensorEntry]
+
+    @property
+    def payload(self) -> int:
+        """Bytes of all its tensors."""
+        return sum(entry.nbytes for entry in self.entries.values())
+
+
+def is_quantized(index: TensorIndex, key: str) -> bool:
+    """Whether the linear layer `key` is stored as EXL2: decided per tensor, as exllamav2 does."""
+    return f"{key}.q_weight" in index
+
+
+def read_spec(index: TensorIndex, key: str, *, in_features: int, out_features: int, bias: bool) -> Exl2Spec:
+    """Find and check the tensors of the layer `key`.
+
+    Reads its group table and its permutation (a few KB); the weights stay on disk.
+
+    Args:
+        index: The store.
+        key: Such as "model.layers.0.self_attn.q_proj".
+        in_features: K, as the model's config has it.
+        out_features: N before padding, as the model's config has it.
+        bias: Whether the layer has a bias.
+
+    Raises:
+        CheckpointError: A tensor is missing, or breaks a rule of the format; the message names it.
+    """
+    suffixes = [suffix for suffix in _DTYPES if suffix != "bias" or bias]
+    entries = {suffix: index[f"{key}.{suffix}"] for suffix in suffixes}
+    for suffix, entry in entries.items():
+        if entry.dtype != _DTYPES[suffix]:
+            raise _error(entry, f"dtype is {entry.dtype}, EXL2 has {_DTYPES[suffix]}")
+        if len(entry.shape) != (2 if suffix in ("q_weight", "q_scale") else 1):
+            raise _error(entry, f"shape {list(entry.shape)} has the wrong number of dimensions")
+    padded = -(-out_features // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
+    words, columns = entries["q_weight"].shape
+    groups = entries["q_scale_max"].shape[0]
+    expected = {
+        "q_weight": (words, padded),
+        "q_scale": (groups, padded // 8),
+        "q_groups": (2 * groups,),
+        "q_invperm": (in_features,),
+    }
+    if bias:
+        # exllamav2 pads the bias like the columns; other writers do not.
+        expected["bias"] = (padded,) if entries["bias"].shape == (padded,) else (out_features,)
+    for suffix, shape in expected.items():
+        if entries[suffix].shape != shape:
+            raise _error(
+                entries[suffix],
+                f"shape is {list(entries[suffix].shape)}, expected {list(shape)} for {in_features} inputs, "
+                f"{out_features} outputs and {groups} groups",
+            )
+    table = (index.read(f"{key}.q_groups").to(torch.int32) & 0xFFFF).tolist()
+    try:
+        found = runs(table, in_features, words)
+    except ValueError as error:
+        raise _error(entries["q_groups"], str(error)) from error
+    inverse = index.read(f"{key}.q_invperm")
+    if not torch.equal(inverse.sort().values, torch.arange(in_features, dtype=torch.int32)):
+        raise _error(entries["q_invperm"], "is not a permutation of the layer's inputs")
+    return Exl2Spec(key, in_features, out_features, columns, found, entries)
+
+
+def _error(entry: TensorEntry, what: str) -> CheckpointError:
+    return CheckpointError(f"{entry.file}: {entry.name}: {what}")
