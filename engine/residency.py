@@ -112,7 +112,7 @@ class Residency:
                 _block(modules, [of_module[stage] for of_module in variants], sizes)
                 for stage in range(len(thresholds) + 1)
             ]
-            for position, old, new in zip(thresholds, stages, stages[1:], strict=True):
+            for position, old, new in zip(thresholds, stages[:-1], stages[1:], strict=True):
                 if new.mapped > old.mapped:
                     raise EnsembleError(
                         f"transition {position} makes {', '.join(modules)} larger: "

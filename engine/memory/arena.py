@@ -8,7 +8,6 @@ import ctypes
 import mmap
 import os
 import sys
-import warnings
 from typing import Final
 
 import torch
@@ -44,7 +43,7 @@ class Arena:
 
     `tensor` and `memory` return views that must die before `trim` or `release`: reading an unmapped page is a
     segmentation fault. Views are therefore made per call and never stored, and both methods refuse to run while a
-    view is alive. An arena has one owner at a time and no lock.
+    view is alive. An arena that is dropped gives its memory back. It has one owner at a time and no lock.
 
     Raises:
         MemoryError: The system has no room for the mapping.
@@ -131,10 +130,9 @@ class Arena:
         self._buffer = None
 
     def __del__(self) -> None:
-        if getattr(self, "_buffer", None) is not None:
-            warnings.warn(
-                f"an arena of {self._length} bytes was dropped without release", ResourceWarning, stacklevel=2
-            )
+        # A constructor that failed has no buffer; a view that outlives its arena keeps the mapping.
+        if getattr(self, "_buffer", None) is not None and not self.viewed and not sys.is_finalizing():
+            self.release()
 
 
 def _map(length: int) -> int:

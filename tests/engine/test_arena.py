@@ -1,0 +1,175 @@
+"""Arenas: what is mapped, what is given back, and that no view survives."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flexquant.engine.memory.arena import HUGE_PAGE_BYTES, PAGE_BYTES, Arena, page_rounded
+from flexquant.engine.memory.process import anonymous_bytes
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def arena() -> Iterator[Arena]:
+    arena = Arena(5 * MIB + 100)
+    yield arena
+    arena.release()
+
+
+def address_of(arena: Arena) -> int:
+    return arena.tensor().data_ptr()
+
+
+def test_length_is_the_payload_in_whole_pages(arena: Arena) -> None:
+    assert arena.mapped_bytes == page_rounded(5 * MIB + 100)
+    assert arena.tensor().shape == (arena.mapped_bytes,)
+    assert len(arena.memory()) == arena.mapped_bytes
+
+
+def test_large_arenas_start_at_a_huge_page() -> None:
+    arenas = [Arena(2 * MIB + count * PAGE_BYTES) for count in range(5)]
+    assert [address_of(arena) % HUGE_PAGE_BYTES for arena in arenas] == [0] * 5
+    for arena in arenas:
+        arena.release()
+
+
+def test_contents_are_zero_and_shared_by_all_views(arena: Arena) -> None:
+    assert int(arena.tensor().count_nonzero()) == 0
+    arena.memory()[123] = 7
+    assert int(arena.tensor()[123]) == 7
+    arena.tensor()[-1] = 9
+    assert arena.memory()[-1] == 9
+
+
+def test_trim_keeps_the_head(arena: Arena) -> None:
+    arena.tensor().copy_(torch.arange(arena.mapped_bytes) % 251)
+    where = address_of(arena)
+    arena.trim(3 * MIB + 1)
+    assert arena.mapped_bytes == page_rounded(3 * MIB + 1)
+    assert address_of(arena) == where
+    assert torch.equal(arena.tensor(), (torch.arange(arena.mapped_bytes) % 251).to(torch.uint8))
+
+
+@pytest.mark.parametrize("nbytes", [0, -1, 6 * MIB])
+def test_trim_refuses_lengths_it_cannot_have(arena: Arena, nbytes: int) -> None:
+    with pytest.raises(ValueError, match="cannot trim"):
+        arena.trim(nbytes)
+    assert arena.mapped_bytes == page_rounded(5 * MIB + 100)
+
+
+@pytest.mark.parametrize("nbytes", [0, -5])
+def test_empty_arenas_are_refused(nbytes: int) -> None:
+    with pytest.raises(ValueError, match="at least one byte"):
+        Arena(nbytes)
+
+
+def test_more_than_the_system_has_is_a_memory_error() -> None:
+    with pytest.raises(MemoryError, match="cannot map"):
+        Arena(1 << 60)
+
+
+def test_views_stop_trim_and_release(arena: Arena) -> None:
+    view = arena.tensor()[:10]
+    assert arena.viewed
+    with pytest.raises(RuntimeError, match="view"):
+        arena.release()
+    with pytest.raises(RuntimeError, match="view"):
+        arena.trim(PAGE_BYTES)
+    assert int(view.sum()) == 0
+    del view
+    assert not arena.viewed
+    with arena.memory():
+        assert arena.viewed
+    assert not arena.viewed
+    arena.trim(PAGE_BYTES)
+    assert not arena.viewed
+
+
+def test_use_after_release_raises() -> None:
+    arena = Arena(PAGE_BYTES)
+    arena.release()
+    arena.release()
+    assert arena.mapped_bytes == 0
+    for use in (arena.tensor, arena.memory, arena.prefault):
+        with pytest.raises(RuntimeError, match="released"):
+            use()
+
+
+def test_a_dropped_arena_gives_its_memory_back() -> None:
+    arena = Arena(32 * MIB)
+    arena.prefault()
+    held = anonymous_bytes()
+    del arena
+    assert abs(held - anonymous_bytes() - 32 * MIB) < MIB
+
+
+def test_a_view_outlives_a_dropped_arena() -> None:
+    view = Arena(PAGE_BYTES).tensor()
+    assert int(view.sum()) == 0
+
+
+def test_memory_goes_back_to_the_system_at_once() -> None:
+    slack = MIB
+    before = anonymous_bytes()
+    arenas = [Arena(8 * MIB + PAGE_BYTES) for _ in range(8)]
+    assert anonymous_bytes() - before < slack  # nothing is resident before it is touched
+    for arena in arenas:
+        arena.tensor().fill_(1)
+    assert abs(anonymous_bytes() - before - 8 * (8 * MIB + PAGE_BYTES)) < slack
+    for arena in arenas:
+        arena.trim(3 * MIB)
+    assert abs(anonymous_bytes() - before - 8 * 3 * MIB) < slack
+    for arena in arenas:
+        arena.release()
+    assert abs(anonymous_bytes() - before) < slack
+
+
+def _events(name: str) -> int:
+    for line in Path("/proc/vmstat").read_text().splitlines():
+        key, value = line.split()
+        if key == name:
+            return int(value)
+    return 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are Linux's")
+def test_a_trim_splits_the_huge_page_it_cuts() -> None:
+    """Otherwise the kernel keeps the cut part of the page until memory is short, whatever RssAnon says."""
+    given_out = _events("thp_fault_alloc")
+    arenas = [Arena(2 * MIB) for _ in range(8)]
+    for arena in arenas:
+        arena.prefault()
+    if _events("thp_fault_alloc") - given_out < 8:
+        for arena in arenas:
+            arena.release()
+        pytest.skip("the kernel gives no huge pages here")
+    splits = _events("thp_split_page")
+    for arena in arenas:
+        arena.trim(MIB)
+    assert _events("thp_split_page") - splits >= 8
+    for arena in arenas:
+        arena.release()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    length=st.integers(1, 3 * HUGE_PAGE_BYTES),
+    cuts=st.lists(st.floats(0.01, 1.0), max_size=4),
+    value=st.integers(0, 255),
+)
+def test_any_series_of_trims_keeps_contents_and_bookkeeping(length: int, cuts: list[float], value: int) -> None:
+    arena = Arena(length)
+    arena.tensor().fill_(value)
+    for cut in cuts:
+        keep = max(1, int(arena.mapped_bytes * cut))
+        arena.trim(keep)
+        assert arena.mapped_bytes == page_rounded(keep)
+        assert int((arena.tensor() != value).sum()) == 0
+    arena.release()
+    assert arena.mapped_bytes == 0
