@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Iterable
 
-import psutil
-
 from flexquant.engine.memory.process import anonymous_bytes
 from flexquant.server.controller.sample import MemoryReading
 
@@ -34,5 +32,5 @@ class MachineProbe:
     def _of_other(self, pid: int) -> int:
         try:
             return self._used(pid)
-        except (ProcessLookupError, FileNotFoundError, psutil.NoSuchProcess):
+        except ProcessLookupError:
             return 0

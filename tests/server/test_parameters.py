@@ -4,10 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexquant.engine.errors import MemoryShortError, UsageError
+from flexquant.engine.errors import UsageError
 from flexquant.server.controller.parameters import GIB, MIB, PROFILE_SCALE, Parameters, Profile, Reserves
-from flexquant.server.controller.sample import MemoryReading
-from flexquant.server.controller.start import starting_position
 
 SIZES = st.none() | st.integers(0, 1 << 40)
 
@@ -81,28 +79,3 @@ def test_wrong_flags_are_named(flags: dict[str, object], names: str) -> None:
 def test_flags_that_are_absent_keep_the_defaults() -> None:
     assert Parameters.from_flags() == Parameters()
     assert Parameters.from_flags(cooldown=1.0, tick=0.1).tick_s == 0.1
-
-
-# --- where to start --------------------------------------------------------------------------------------------
-
-FOOTPRINTS = (4 * GIB, 3 * GIB, 2 * GIB)
-HIGH = Parameters().reserves(16 * GIB, shared=True, largest_step=GIB).high
-
-
-@pytest.mark.parametrize(
-    ("available", "position"),
-    [(HIGH + 5 * GIB, 0), (HIGH + 5 * GIB - 1, 1), (HIGH + 3 * GIB, 2), (3 * GIB, 2)],
-)
-def test_the_start_leaves_the_high_reserve_free(available: int, position: int) -> None:
-    readings = [MemoryReading("host", available, 16 * GIB), MemoryReading("budget", 100 * GIB, 100 * GIB, shared=False)]
-    assert starting_position(readings, FOOTPRINTS, GIB, Parameters()) == position
-
-
-def test_without_readings_the_start_is_the_smallest_position() -> None:
-    assert starting_position([], FOOTPRINTS, GIB, Parameters()) == 2
-
-
-def test_a_model_that_does_not_fit_says_how_much_is_missing() -> None:
-    with pytest.raises(MemoryShortError, match="budget has 2048 MiB available: 1024 MiB are missing") as caught:
-        starting_position([MemoryReading("budget", 2 * GIB, 4 * GIB, shared=False)], FOOTPRINTS, GIB, Parameters())
-    assert (caught.value.needed, caught.value.available) == (3 * GIB, 2 * GIB)

@@ -1,8 +1,10 @@
 """Memory sources, fed from injected numbers."""
 
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
-import psutil
 import pytest
 
 from flexquant.server.controller.sample import MemoryReading
@@ -37,14 +39,26 @@ def test_a_machine_is_shared_with_the_processes_it_names() -> None:
     assert reading == MemoryReading("machine", 40, 100, shared=True)
 
 
-@pytest.mark.parametrize("gone", [ProcessLookupError(), FileNotFoundError(), psutil.NoSuchProcess(7)])
-def test_a_process_that_has_ended_uses_nothing(gone: Exception) -> None:
+def test_a_process_that_has_ended_uses_nothing() -> None:
     def used(pid: int | None) -> int:
         if pid is not None:
-            raise gone
+            raise ProcessLookupError(pid)
         return 10
 
     assert MachineProbe(100, [7], used).read().available == 90
+
+
+def test_a_real_process_counts_until_it_ends() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    machine, alone = MachineProbe(1 << 40, [child.pid]), MachineProbe(1 << 40, [])
+    try:
+        deadline = time.monotonic() + 60
+        while alone.read().available - machine.read().available < 1 << 20:  # until the interpreter has started
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        child.communicate(b"\n")
+    assert alone.read().available - machine.read().available < 1 << 20
 
 
 def test_a_machine_that_cannot_see_a_process_says_so() -> None:
