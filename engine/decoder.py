@@ -1,0 +1,133 @@
+"""The decoder of the Llama family: Llama 1, 2 and 3, Qwen2 and 2.5 (Touvron et al., arXiv 2302.13971)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flexquant.engine.attention import Attend, PagedAttention
+from flexquant.engine.kv_cache import KVCache, KVSequence
+from flexquant.engine.model_config import FINAL_NORM, HEAD, ModelConfig, input_norm, post_norm
+from flexquant.engine.rope import RopeTable, Rotation, rotate
+from flexquant.engine.weights import Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """New tokens of one sequence in a pass: int64 [n], n >= 1, appended at `sequence.length`."""
+
+    sequence: KVSequence
+    tokens: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _LayerKeys:
+    """Names of a layer's weights, made once."""
+
+    input_norm: str
+    q: str
+    k: str
+    v: str
+    o: str
+    post_norm: str
+    gate: str
+    up: str
+    down: str
+
+
+def nothing() -> None:
+    """The safe point of a pass that nobody interrupts."""
+
+
+class Decoder:
+    """Runs a model over rows of hidden states; keeps no state of its own.
+
+    Args:
+        config: The model's shape.
+        weights: The model's weights; what they answer may change between layers.
+    """
+
+    def __init__(self, config: ModelConfig, weights: Weights) -> None:
+        self.config = config
+        self.weights = weights
+        self._rope = RopeTable(config.rope, config.head_dim)
+        self._keys = [_layer_keys(config, layer) for layer in range(config.layers)]
+
+    @torch.inference_mode()
+    def layer(self, i: int, hidden: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Run one layer.
+
+        Args:
+            i: Index of the layer.
+            hidden: f32 [rows, hidden]; left as it is.
+            positions: int64 [rows], of each row within its sequence.
+            attend: Attention among the rows, and to the past if there is any.
+
+        Returns:
+            f32 [rows, hidden].
+        """
+        return self._layer(i, hidden, self._rope.rotation(positions), attend)
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Apply the final norm and the head: f32 [rows, hidden] -> f32 [rows, vocab]."""
+        return self.weights.linear(HEAD, self._norm(FINAL_NORM, hidden))
+
+    @torch.inference_mode()
+    def forward(self, segments: Sequence[Segment], cache: KVCache, safe_point: Callable[[], None] = nothing) -> Tensor:
+        """Append tokens to sequences and return the logits after each sequence's last one.
+
+        Args:
+            segments: At least one; no sequence twice. Each sequence's reservation holds its new tokens.
+            cache: Holds the sequences.
+            safe_point: Called before each layer. It may change weights; it may raise, and then no sequence has
+                changed: the same call can be made again, or the sequences be released.
+
+        Returns:
+            f32 [len(segments), vocab].
+
+        Raises:
+            KVExhaustedError: The system has no memory for the sequences' pages.
+        """
+        sizes = [len(segment.tokens) for segment in segments]
+        if not sizes or 0 in sizes:
+            raise ValueError("a pass needs segments, and each of them tokens")
+        ends = [segment.sequence.length + size for segment, size in zip(segments, sizes, strict=True)]
+        for segment, end in zip(segments, ends, strict=True):
+            cache.grow(segment.sequence, end)
+        tokens = torch.cat([segment.tokens for segment in segments])
+        positions = torch.cat([torch.arange(end - size, end) for size, end in zip(sizes, ends, strict=True)])
+        rotation = self._rope.rotation(positions)
+        hidden = self.weights.embed(tokens)
+        spans = [(segment.sequence, size) for segment, size in zip(segments, sizes, strict=True)]
+        with PagedAttention(cache, spans) as attend:
+            for i in range(self.config.layers):
+                safe_point()
+                hidden = self._layer(i, hidden, rotation, attend)
+        last_rows = torch.tensor(sizes).cumsum(0) - 1
+        logits = self.logits(hidden[last_rows])
+        for segment, end in zip(segments, ends, strict=True):
+            segment.sequence.length = end
+        return logits
+
+    def _layer(self, i: int, hidden: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
+        keys, linear, head_dim = self._keys[i], self.weights.linear, self.config.head_dim
+        x = self._norm(keys.input_norm, hidden)
+        q = rotate(linear(keys.q, x).view(len(x), -1, head_dim), rotation)  # [rows, heads, head_dim]
+        k = rotate(linear(keys.k, x).view(len(x), -1, head_dim), rotation)  # [rows, kv_heads, head_dim]
+        v = linear(keys.v, x).view(len(x), -1, head_dim)
+        hidden = hidden + linear(keys.o, attend(i, q, k, v))
+        x = self._norm(keys.post_norm, hidden)
+        gated = F.silu(linear(keys.gate, x), inplace=True).mul_(linear(keys.up, x))  # [rows, intermediate]
+        return hidden.add_(linear(keys.down, gated))
+
+    def _norm(self, key: str, x: Tensor) -> Tensor:
+        """RMS norm (Zhang and Sennrich, arXiv 1910.07467) over the last dimension."""
+        return F.rms_norm(x, x.shape[-1:], self.weights.norm(key), self.config.norm_eps)
+
+
+def _layer_keys(config: ModelConfig, layer: int) -> _LayerKeys:
+    q, k, v, o, gate, up, down = (shape.key for shape in config.linears() if shape.layer == layer)
+    return _LayerKeys(input_norm(layer), q, k, v, o, post_norm(layer), gate, up, down)

@@ -1,0 +1,106 @@
+"""One prompt being continued: the prompt goes in by chunks, then one token a step comes out."""
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+from flexquant.engine.backend import Backend
+from flexquant.engine.decoder import Segment, nothing
+from flexquant.engine.prefill import CHUNK_TOKENS, chunks
+from flexquant.engine.sampling import GREEDY, Sampler, SamplingParams
+
+
+class Generation:
+    """State of one sequence over a backend; a context manager that gives its memory back.
+
+    `step` does everything. Whoever batches several generations takes each one's `next_segment`, runs them together
+    and hands each its row of the logits with `accept`.
+
+    Args:
+        backend: Runs the model.
+        prompt: Token ids, at least one.
+        max_tokens: Most tokens to generate, at least one.
+        sampling: How tokens are chosen.
+        ignore_eos: Go on after the model's end-of-sequence tokens.
+        chunk: Prompt tokens per step.
+
+    Raises:
+        KVExhaustedError: The backend has no room for prompt and answer.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        prompt: Sequence[int],
+        *,
+        max_tokens: int,
+        sampling: SamplingParams = GREEDY,
+        ignore_eos: bool = False,
+        chunk: int = CHUNK_TOKENS,
+    ) -> None:
+        if not prompt or max_tokens < 1:
+            raise ValueError(f"{len(prompt)} prompt tokens and at most {max_tokens} generated: both must be at least 1")
+        self.prompt_tokens = len(prompt)
+        self.generated: list[int] = []
+        """Token ids so far; the end-of-sequence token that ended it included."""
+        self.finished: Literal["stop", "length"] | None = None
+        """Why it ended: an end-of-sequence token, or `max_tokens`."""
+        self._backend = backend
+        self._prompt = torch.tensor(prompt)
+        self._max_tokens = max_tokens
+        self._eos_ids = () if ignore_eos else backend.config.eos_ids
+        self._chunk = chunk
+        self._sampler = Sampler(sampling)
+        # The last token is not fed to the model again.
+        self._sequence = backend.new_sequence(len(prompt) + max_tokens - 1)
+
+    @property
+    def decoding(self) -> bool:
+        """Whether the prompt is done but for its last pass, so that each further step gives a token."""
+        return self._sequence.length >= self.prompt_tokens
+
+    def step(self, safe_point: Callable[[], None] = nothing) -> int | None:
+        """Run one pass of the model.
+
+        Args:
+            safe_point: Called before each layer. If it raises, nothing has changed: the step can be made again.
+
+        Returns:
+            The next token, None while the prompt is still going in.
+        """
+        return self.accept(self._backend.forward([self.next_segment()], safe_point)[0])
+
+    def next_segment(self) -> Segment:
+        """Return what the next pass has to append to the sequence."""
+        if self.finished:
+            raise RuntimeError(f"the generation is finished ({self.finished})")
+        chunk = next(chunks(self._sequence.length, self.prompt_tokens, self._chunk), None)
+        tokens = torch.tensor(self.generated[-1:]) if chunk is None else self._prompt[chunk.start : chunk.stop]
+        return Segment(self._sequence, tokens)
+
+    def accept(self, logits: Tensor) -> int | None:
+        """Take the logits, f32 [vocab], of a pass with `next_segment`. Returns as `step` does."""
+        if self._sequence.length < self.prompt_tokens:
+            return None
+        token = self._sampler.sample(logits)
+        self.generated.append(token)
+        if token in self._eos_ids:
+            self.finished = "stop"
+        elif len(self.generated) == self._max_tokens:
+            self.finished = "length"
+        return token
+
+    def close(self) -> None:
+        """Give the sequence's memory back. Closing twice is allowed."""
+        self._backend.release(self._sequence)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

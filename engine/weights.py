@@ -1,0 +1,101 @@
+"""What the decoder needs of a model's weights, and the plain forms: whole stores of one checkpoint, kept in float32."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from flexquant.engine.errors import CheckpointError
+from flexquant.engine.mapped_embedding import MappedEmbedding
+from flexquant.engine.model_config import EMBEDDING, HEAD, LinearShape, ModelConfig
+from flexquant.engine.tensor_index import TensorEntry, TensorIndex
+
+
+class Weights(Protocol):
+    """Weights of one model. Results are new tensors, which the caller may overwrite, except for `norm`."""
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embed tokens: int64 [rows] -> f32 [rows, hidden]."""
+        ...
+
+    def norm(self, key: str) -> Tensor:
+        """Return a norm's weight: f32 [hidden]."""
+        ...
+
+    def linear(self, key: str, x: Tensor) -> Tensor:
+        """Apply a linear layer with its bias: f32 [rows, in_features] -> f32 [rows, out_features]."""
+        ...
+
+
+class DenseWeights:
+    """An unquantized checkpoint. Tensors are read on first use and kept in float32; the embedding stays in its file.
+
+    Args:
+        index: The checkpoint's tensors.
+        config: Its configuration.
+
+    Raises:
+        CheckpointError: A tensor is missing or has another shape or type than the configuration says.
+    """
+
+    def __init__(self, index: TensorIndex, config: ModelConfig) -> None:
+        self._index = index
+        self._shapes = {shape.key: shape for shape in config.linears()}
+        self._tied_head = config.tied_head
+        self._kept: dict[str, Tensor] = {}
+        _check(index[EMBEDDING], (config.vocab_size, config.hidden_size))
+        self._embedding = MappedEmbedding(index[EMBEDDING])
+        for name in config.norms():
+            _check(index[name], (config.hidden_size,))
+        for shape in self._shapes.values():
+            self._check_linear(shape)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """See `Weights`."""
+        return self._embedding.rows(tokens)
+
+    def norm(self, key: str) -> Tensor:
+        """See `Weights`."""
+        return self._tensor(key)
+
+    def linear(self, key: str, x: Tensor) -> Tensor:
+        """See `Weights`."""
+        return F.linear(x, self.weight(key), self._tensor(f"{key}.bias") if self._shapes[key].bias else None)
+
+    def weight(self, key: str) -> Tensor:
+        """Return a linear layer's matrix: f32 [out_features, in_features]."""
+        return self._tensor(self._weight_name(key))
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the float32 copies made so far."""
+        return sum(tensor.nbytes for tensor in self._kept.values())
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Bytes of the file-mapped embedding."""
+        return self._embedding.mapped_bytes
+
+    def _weight_name(self, key: str) -> str:
+        # A tied head is the embedding, whatever else the file holds.
+        return EMBEDDING if key == HEAD and self._tied_head else f"{key}.weight"
+
+    def _check_linear(self, shape: LinearShape) -> None:
+        _check(self._index[self._weight_name(shape.key)], (shape.out_features, shape.in_features))
+        if shape.bias:
+            _check(self._index[f"{shape.key}.bias"], (shape.out_features,))
+
+    def _tensor(self, name: str) -> Tensor:
+        kept = self._kept.get(name)
+        if kept is None:
+            kept = self._kept[name] = self._index.read(name).float()
+        return kept
+
+
+def _check(entry: TensorEntry, shape: Iterable[int]) -> None:
+    if entry.shape != tuple(shape) or entry.dtype not in ("F16", "BF16", "F32"):
+        raise CheckpointError(
+            f"{entry.file}: tensor {entry.name} is {entry.dtype} of shape {list(entry.shape)}; "
+            f"config.json needs F16, BF16 or F32 of shape {list(shape)}"
+        )
