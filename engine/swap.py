@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -78,9 +78,10 @@ class Swapper:
         self._last_error: str | None = None
         self._closed = False
         self._arenas: list[Arena] = []
+        self._blocks = residency.blocks(position)
         self._spare: Arena | None = None
         try:
-            self._load(residency.blocks(position), progress)
+            self._load(progress)
         except BaseException as error:
             _forget_locals(error)
             self._release()
@@ -106,6 +107,10 @@ class Swapper:
     def arena(self, bundle: int) -> Arena:
         """The arena of a bundle. Engine thread only; the arena changes at safe points."""
         return self._arenas[bundle]
+
+    def block(self, bundle: int) -> Block:
+        """What a bundle's arena holds. Engine thread only."""
+        return self._blocks[bundle]
 
     def move_to(self, position: int, *, budget_s: float | None = None) -> Future[int]:
         """Order a move; any thread. A later order supersedes this one.
@@ -212,6 +217,7 @@ class Swapper:
                 _copy(spare, change.spare_offset, arena, change.new.length)
                 arena.trim(change.new.mapped)
         for change in step.changes:
+            self._blocks[change.bundle] = change.new
             self._registry.publish(module_bytes(change.new))
         self._prepared = None
         self._position = step.end
@@ -306,13 +312,13 @@ class Swapper:
             self._registry.add_loading(-arena.mapped_bytes)
             arena.release()
 
-    def _load(self, blocks: Sequence[Block], progress: Callable[[int, int], None]) -> None:
-        total = sum(block.payload for block in blocks)
+    def _load(self, progress: Callable[[int, int], None]) -> None:
+        total = sum(block.payload for block in self._blocks)
         done = 0
         if self._residency.spare_bytes:
             self._spare = Arena(self._residency.spare_bytes)
             self._spare.prefault()
-        for block in blocks:
+        for block in self._blocks:
             self._arenas.append(Arena(block.length))
             self._read(block, self._arenas[-1].memory()[: block.length])
             self._registry.publish(module_bytes(block))

@@ -1,0 +1,60 @@
+"""The decoder's weights, read from arenas that change between its layers."""
+
+from torch import Tensor
+
+from flexquant.engine.ensemble import Ensemble
+from flexquant.engine.exl2.arena_layout import matrix_from
+from flexquant.engine.exl2.dequantize import Exl2Matrix, dequantize, linear
+from flexquant.engine.mapped_embedding import MappedEmbedding
+from flexquant.engine.model_config import EMBEDDING
+from flexquant.engine.residency import Residency
+from flexquant.engine.swap import Swapper
+
+
+class ArenaWeights:
+    """Implements `Weights`. Engine thread only.
+
+    Views of arenas are made per call and die with it: an arena may be unmapped at the next safe point.
+
+    Args:
+        ensemble: Where the weights come from.
+        residency: The plan that the swapper follows.
+        swapper: Owns the arenas.
+    """
+
+    def __init__(self, ensemble: Ensemble, residency: Residency, swapper: Swapper) -> None:
+        self._specs = ensemble.specs
+        self._swapper = swapper
+        self._embedding = MappedEmbedding(ensemble.common[EMBEDDING])
+        self._norms = {name: ensemble.common.read(name).float() for name in ensemble.config.norms()}
+        # A module keeps its bundle and its place among the bundle's modules at every position.
+        self._places = {
+            place.module: (bundle, number)
+            for bundle, block in enumerate(residency.blocks(0))
+            for number, place in enumerate(block.placed)
+        }
+        self._modules = {module.linear: module.name for module in ensemble.manifest.modules}
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """See `Weights`."""
+        return self._embedding.rows(tokens)
+
+    def norm(self, key: str) -> Tensor:
+        """See `Weights`."""
+        return self._norms[key]
+
+    def linear(self, key: str, x: Tensor) -> Tensor:
+        """See `Weights`."""
+        return linear(self._matrix(self._modules[key])[1], x)
+
+    def reconstruct(self, module: str) -> tuple[int, Tensor]:
+        """Variant of a module as it is now, and its weights: fp16 [in_features, padded outputs] in packed row order."""
+        variant, matrix = self._matrix(module)
+        return variant, dequantize(matrix)
+
+    def _matrix(self, module: str) -> tuple[int, Exl2Matrix]:
+        """Variant and views of a module; the views must die before the next safe point."""
+        bundle, number = self._places[module]
+        place = self._swapper.block(bundle).placed[number]
+        spec = self._specs[module][place.variant]
+        return place.variant, matrix_from(spec, self._swapper.arena(bundle).tensor(), place.offset)

@@ -1,0 +1,233 @@
+"""A model that gives memory back while it answers: the backend that the rest of FlexQuant is about."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Self
+
+import psutil
+import torch
+from torch import Tensor
+
+from flexquant.engine.arena_weights import ArenaWeights
+from flexquant.engine.decoder import Decoder, Segment, nothing
+from flexquant.engine.ensemble import Ensemble
+from flexquant.engine.errors import ContextLengthError, MemoryShortError
+from flexquant.engine.kv_cache import KVCache, KVSequence
+from flexquant.engine.memory.registry import MemoryRegistry, MemorySnapshot
+from flexquant.engine.memory_needs import MemoryNeeds, plan_residency
+from flexquant.engine.model_config import ModelConfig
+from flexquant.engine.residency import Residency
+from flexquant.engine.store_reader import StoreReader
+from flexquant.engine.swap import Swapper
+
+
+class ElasticModel:
+    """Implements `Backend`. Made by `load`.
+
+    One thread, the engine thread, computes: it alone calls `forward`, `safe_point`, `new_sequence`, `release`,
+    `weights_of` and `close`. Moves are ordered, and everything else is read, from any thread. The weights change
+    inside `safe_point` and nowhere else; `forward` calls it before every pass and, when a pass has more than one row
+    of a sequence, before every layer.
+    """
+
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        *,
+        residency: Residency,
+        registry: MemoryRegistry,
+        reader: StoreReader,
+        swapper: Swapper,
+        cache: KVCache,
+        context: int,
+    ) -> None:
+        self.ensemble = ensemble
+        self.context = context
+        """Most tokens of one sequence."""
+        self.max_position = residency.max_position
+        """N, the smallest position."""
+        self.footprints = [
+            ensemble.manifest.fixed_bytes + residency.payload(position) for position in range(self.max_position + 1)
+        ]
+        """Bytes of resident weights at positions 0..N, as the manifest counts them."""
+        self._registry = registry
+        self._reader = reader
+        self._swapper = swapper
+        self._cache = cache
+        self._weights = ArenaWeights(ensemble, residency, swapper)
+        self._decoder = Decoder(ensemble.config, self._weights)
+
+    @classmethod
+    def load(
+        cls,
+        ensemble: Ensemble,
+        *,
+        kv_pages: int,
+        position: int | None = None,
+        sequence: str | None = None,
+        context: int | None = None,
+        kv_dtype: torch.dtype = torch.float16,
+        drop_page_cache: bool = False,
+        progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> Self:
+        """Allocate what one position needs and read it. `MemoryNeeds` says beforehand how much that is.
+
+        Args:
+            ensemble: Opened and checked.
+            kv_pages: Most KV pages of all sequences together; they are mapped as sequences grow.
+            position: Where to start, 0 (best, also without this argument) to N.
+            sequence: Which transition sequence to move along; the ensemble's default one without.
+            context: Most tokens of one sequence; the model's own limit without.
+            kv_dtype: float16 or float32.
+            drop_page_cache: Drop files from the page cache as they are read.
+            progress: Called with (bytes read, bytes in total).
+
+        Raises:
+            InputError: A store is damaged, or was changed since the ensemble was opened.
+            MemoryShortError: The system has no room for that position.
+            ValueError: `position` is outside 0..N.
+        """
+        residency = plan_residency(ensemble, sequence)
+        needs = MemoryNeeds.of(ensemble, sequence=sequence, kv_dtype=kv_dtype)
+        registry = MemoryRegistry(fixed=needs.fixed, embedding=ensemble.manifest.embedding_bytes, scratch=needs.scratch)
+        reader = StoreReader(ensemble, drop_page_cache=drop_page_cache)
+        start = 0 if position is None else position
+        try:
+            swapper = Swapper(residency, reader.read, position=start, registry=registry, progress=progress)
+        except MemoryError as error:
+            raise MemoryShortError(
+                f"no memory for position {start}: {error}",
+                needed=needs.total(start, 0),
+                available=psutil.virtual_memory().available,
+                hint="Close other programs, or start at a smaller position.",
+            ) from error
+        try:
+            return cls(
+                ensemble,
+                residency=residency,
+                registry=registry,
+                reader=reader,
+                swapper=swapper,
+                cache=KVCache(ensemble.config, kv_pages, kv_dtype),
+                context=context or ensemble.config.context,
+            )
+        except BaseException:
+            swapper.close()
+            raise
+
+    # --- state, from any thread
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's shape."""
+        return self.ensemble.config
+
+    @property
+    def position(self) -> int:
+        """The published position, 0 (best) to N (smallest)."""
+        return self._swapper.position
+
+    @property
+    def target(self) -> int:
+        """Where the position is going; equal to `position` when nothing moves."""
+        return self._swapper.target
+
+    @property
+    def moving(self) -> bool:
+        """Whether a move is under way."""
+        return self.position != self.target
+
+    @property
+    def last_error(self) -> str | None:
+        """Why the latest move failed; None after a move that succeeded."""
+        return self._swapper.last_error
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Declared working memory: what a move down or a pass may take beyond weights and KV pages."""
+        return sum(self._registry.snapshot().scratch.values())
+
+    def resident_bytes(self) -> MemorySnapshot:
+        """See `Backend`. Exact at every moment, also during a move."""
+        self._registry.set_kv(self._cache.bytes_in_use)
+        return self._registry.snapshot()
+
+    # --- moving
+
+    def move_to(self, position: int, *, budget_s: float | None = None) -> Future[int]:
+        """Order a move; see `Swapper.move_to`. Any thread."""
+        return self._swapper.move_to(position, budget_s=budget_s)
+
+    def safe_point(self) -> None:
+        """Publish steps that are ready; see `Swapper.safe_point`. Engine thread only."""
+        self._swapper.safe_point()
+
+    @property
+    def on_ready(self) -> Callable[[], None]:
+        """Called, on another thread, when a step waits for a safe point: an idle engine thread should wake up."""
+        return self._swapper.on_ready
+
+    @on_ready.setter
+    def on_ready(self, callback: Callable[[], None]) -> None:
+        self._swapper.on_ready = callback
+
+    @property
+    def on_published(self) -> Callable[[int], None]:
+        """Called on the engine thread with the new position after every step."""
+        return self._swapper.on_published
+
+    @on_published.setter
+    def on_published(self, callback: Callable[[int], None]) -> None:
+        self._swapper.on_published = callback
+
+    @property
+    def drop_page_cache(self) -> bool:
+        """Whether files leave the page cache as they are read; worth it while memory is short."""
+        return self._reader.drop_page_cache
+
+    @drop_page_cache.setter
+    def drop_page_cache(self, drop: bool) -> None:
+        self._reader.drop_page_cache = drop
+
+    # --- computing, engine thread only
+
+    def new_sequence(self, tokens: int) -> KVSequence:
+        """See `Backend`.
+
+        Raises:
+            ContextLengthError: `tokens` exceeds the context.
+            KVExhaustedError: So many are not free.
+        """
+        if tokens > self.context:
+            raise ContextLengthError(
+                f"{tokens} tokens exceed the context of {self.context}", tokens=tokens, limit=self.context
+            )
+        sequence = self._cache.sequence()
+        self._cache.reserve(sequence, tokens)
+        return sequence
+
+    def release(self, sequence: KVSequence) -> None:
+        """See `Backend`."""
+        self._cache.release(sequence)
+
+    def forward(self, segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Tensor:
+        """See `Backend`. All layers of a pass of single rows run at one position."""
+        self.safe_point()
+
+        def between_layers() -> None:
+            self.safe_point()
+            safe_point()
+
+        prefill = any(len(segment.tokens) > 1 for segment in segments)
+        return self._decoder.forward(segments, self._cache, between_layers if prefill else safe_point)
+
+    def weights_of(self, module: str) -> tuple[int, Tensor]:
+        """Variant of a module that is resident now, and its weights: fp16 [in_features, padded outputs], packed order.
+
+        A copy, for verification.
+        """
+        return self._weights.reconstruct(module)
+
+    def close(self) -> None:
+        """Stop the loader and give the weights back. Sequences that are alive keep their pages until released."""
+        self._swapper.close()

@@ -1,0 +1,220 @@
+"""An ensemble folder, opened and checked: after this, loading it can only fail for lack of memory or by the disk."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final, Self
+
+import torch
+
+from flexquant.engine.errors import CheckpointError, EnsembleError, UnsupportedModelError
+from flexquant.engine.exl2.spec import Exl2Spec, read_spec
+from flexquant.engine.manifest import MANIFEST_NAME, Manifest, Module, TransitionSequence, read_manifest
+from flexquant.engine.model_config import EMBEDDING, LinearShape, ModelConfig, read_model_config
+from flexquant.engine.tensor_index import TensorIndex
+
+TOKENIZER: Final = "tokenizer.json"
+_COMMON_DTYPES: Final = ("F16", "BF16", "F32")
+_BUILD_AGAIN: Final = "Build the ensemble again."
+
+
+@dataclass(frozen=True, slots=True)
+class Ensemble:
+    """What an ensemble folder holds. Opening it reads headers, norms and group tables, never weights."""
+
+    folder: Path
+    manifest: Manifest
+    config: ModelConfig
+    common: TensorIndex
+    """The first level's store, for what all levels share: embedding and norms."""
+    specs: Mapping[str, tuple[Exl2Spec, ...]]
+    """By module name: its variants as their stores hold them, best first."""
+
+    @classmethod
+    def open(cls, folder: Path, *, verify: bool = False) -> Self:
+        """Read the manifest and check every store it names.
+
+        Args:
+            folder: Holds `ensemble.json`.
+            verify: Also compare the sha256 of every file, which reads all of them.
+
+        Raises:
+            EnsembleError: Something is missing, damaged or contradicts the manifest; names the file and field.
+            UnsupportedModelError: The model is of an architecture that the engine does not run.
+        """
+        manifest = read_manifest(folder)
+        for name, record in manifest.files.items():
+            _check_file(folder, name, record.bytes, record.sha256 if verify else None)
+        try:
+            return cls._open_stores(folder, manifest)
+        except UnsupportedModelError:
+            raise
+        except CheckpointError as error:
+            raise EnsembleError(error.message, hint=error.hint or _BUILD_AGAIN) from error
+
+    @classmethod
+    def _open_stores(cls, folder: Path, manifest: Manifest) -> Self:
+        path = folder / MANIFEST_NAME
+        stores = {level.name: _inside(folder, level.store, f"levels.{level.name}.store") for level in manifest.levels}
+        indexes = {name: TensorIndex.open(store) for name, store in stores.items()}
+        for index in indexes.values():
+            for file in {index[name].file for name in index.names()}:
+                if file.relative_to(folder).as_posix() not in manifest.files:
+                    raise EnsembleError(f"{path}: files: {file} is not listed", hint=_BUILD_AGAIN)
+        first, *others = stores
+        config = read_model_config(stores[first])
+        if manifest.architecture != config.architecture:
+            raise EnsembleError(
+                f"{path}: architecture is {manifest.architecture!r}, {stores[first] / 'config.json'} has "
+                f"{config.architecture!r}",
+                hint=_BUILD_AGAIN,
+            )
+        for store in stores.values():
+            if not (store / TOKENIZER).is_file():
+                raise EnsembleError(f"{store / TOKENIZER}: the tokenizer is missing", hint=_BUILD_AGAIN)
+        for index in indexes.values():
+            _check_shape(index, EMBEDDING, (config.vocab_size, config.hidden_size))
+            for norm in config.norms():
+                _check_shape(index, norm, (config.hidden_size,))
+        for other in others:
+            _check_same_model(indexes[first], config, indexes[other])
+        embedding = indexes[first][EMBEDDING]
+        if embedding.nbytes != manifest.embedding_bytes:
+            raise EnsembleError(
+                f"{path}: embedding_bytes is {manifest.embedding_bytes}, {embedding.file} has {embedding.nbytes}",
+                hint=_BUILD_AGAIN,
+            )
+        shapes = _shapes_of_modules(path, manifest, config)
+        specs = {
+            module.name: tuple(
+                _read_variant(path, module, number, indexes[variant.level], shapes[module.name])
+                for number, variant in enumerate(module.variants)
+            )
+            for module in manifest.modules
+        }
+        return cls(folder, manifest, config, indexes[first], specs)
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where `tokenizer.json` and its settings lie."""
+        return self.common.folder
+
+    def sequence(self, name: str | None = None) -> TransitionSequence:
+        """The sequence of that name; the default one without.
+
+        Raises:
+            EnsembleError: There is none of that name.
+        """
+        found = self.manifest.sequences.get(self.manifest.default_sequence if name is None else name)
+        if found is None:
+            names = ", ".join(sorted(self.manifest.sequences))
+            raise EnsembleError(f"{self.folder / MANIFEST_NAME}: sequences: there is no {name!r}, only {names}")
+        return found
+
+
+def _check_file(folder: Path, name: str, size: int, sha256: str | None) -> None:
+    """The file is there, as long as the manifest says, and with `sha256` has that hash."""
+    path = _inside(folder, name, "files")
+    try:
+        found = path.stat().st_size
+        if found != size:
+            raise EnsembleError(
+                f"{path}: has {found} bytes, {MANIFEST_NAME} says files.{name}.bytes = {size}",
+                hint="Copy or build the ensemble again.",
+            )
+        if sha256 is not None and file_sha256(path) != sha256:
+            raise EnsembleError(
+                f"{path}: its content differs from files.{name}.sha256 in {MANIFEST_NAME}",
+                hint="Copy or build the ensemble again.",
+            )
+    except OSError as error:
+        raise EnsembleError(
+            f"{path}: cannot be read: {error.strerror}; {MANIFEST_NAME} names it in files",
+            hint="Copy or build the ensemble again.",
+        ) from error
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file, as the manifest records it.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _inside(folder: Path, name: str, field: str) -> Path:
+    """`name` below `folder`; a manifest from elsewhere must not lead out of it."""
+    relative = PurePosixPath(name)
+    if relative.is_absolute() or ".." in relative.parts:
+        raise EnsembleError(f"{folder / MANIFEST_NAME}: {field}: {name!r} leads out of the ensemble's folder")
+    return folder / relative
+
+
+def _check_shape(index: TensorIndex, name: str, expected: tuple[int, ...]) -> None:
+    entry = index[name]
+    if entry.shape != expected or entry.dtype not in _COMMON_DTYPES:
+        raise EnsembleError(
+            f"{entry.file}: {name}: is {entry.dtype} {list(entry.shape)}, expected {list(expected)} by config.json, as "
+            f"one of {', '.join(_COMMON_DTYPES)}"
+        )
+
+
+def _check_same_model(first: TensorIndex, config: ModelConfig, other: TensorIndex) -> None:
+    """Levels of one model agree in settings, tokenizer and norms, which quantization leaves alone."""
+    hint = "All levels must be quantized from the same checkpoint."
+    if read_model_config(other.folder) != config:
+        raise EnsembleError(
+            f"levels of different models: {other.folder / 'config.json'} contradicts {first.folder / 'config.json'}",
+            hint=hint,
+        )
+    if (first.folder / TOKENIZER).read_bytes() != (other.folder / TOKENIZER).read_bytes():
+        raise EnsembleError(
+            f"levels of different models: {other.folder / TOKENIZER} differs from {first.folder / TOKENIZER}",
+            hint=hint,
+        )
+    for norm in config.norms():
+        if not torch.equal(first.read(norm), other.read(norm)):
+            raise EnsembleError(
+                f"levels of different models: {norm} in {other.folder} differs from that in {first.folder}", hint=hint
+            )
+
+
+def _shapes_of_modules(path: Path, manifest: Manifest, config: ModelConfig) -> dict[str, LinearShape]:
+    """By module name: the linear layer it is. Every layer of the model is covered by exactly one module."""
+    shapes = {shape.key: shape for shape in config.linears()}
+    found: dict[str, LinearShape] = {}
+    for module in manifest.modules:
+        field = f"{path}: modules.{module.name}"
+        if module.columns is not None:
+            raise EnsembleError(f"{field}.columns: column slices are not supported by this version of FlexQuant")
+        shape = shapes.pop(module.linear, None)
+        if shape is None:
+            raise EnsembleError(f"{field}.linear: {module.linear!r} is no linear layer of the model, or is named twice")
+        if (module.in_features, module.out_features) != (shape.in_features, shape.out_features):
+            raise EnsembleError(
+                f"{field}: in_features, out_features are {module.in_features}, {module.out_features}; config.json "
+                f"makes them {shape.in_features}, {shape.out_features}"
+            )
+        found[module.name] = shape
+    if shapes:
+        raise EnsembleError(f"{path}: modules: there is none for {next(iter(shapes))}", hint=_BUILD_AGAIN)
+    return found
+
+
+def _read_variant(path: Path, module: Module, number: int, index: TensorIndex, shape: LinearShape) -> Exl2Spec:
+    """The spec of a variant, which must have the tensors and bytes that the manifest promises."""
+    variant = module.variants[number]
+    field = f"{path}: modules.{module.name}.variants.{number}"
+    spec = read_spec(
+        index, module.linear, in_features=shape.in_features, out_features=shape.out_features, bias=shape.bias
+    )
+    names = {entry.name for entry in spec.entries.values()}
+    if names != set(variant.tensors):
+        differing = ", ".join(sorted(names ^ set(variant.tensors)))
+        raise EnsembleError(f"{field}.tensors: differ from the store's in {differing}", hint=_BUILD_AGAIN)
+    if spec.payload != variant.bytes:
+        raise EnsembleError(f"{field}.bytes is {variant.bytes}, the store has {spec.payload}", hint=_BUILD_AGAIN)
+    return spec

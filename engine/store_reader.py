@@ -1,0 +1,77 @@
+"""Reads blocks of weights from an ensemble's stores into memory that the caller owns."""
+
+import os
+import sys
+from pathlib import Path
+
+from flexquant.engine.ensemble import Ensemble, file_sha256
+from flexquant.engine.errors import CheckpointError
+from flexquant.engine.exl2.arena_layout import layout
+from flexquant.engine.memory.arena import page_rounded
+from flexquant.engine.residency import Block
+from flexquant.engine.tensor_index import TensorEntry, read_into
+
+
+class StoreReader:
+    """Fills blocks, straight into their final place.
+
+    A file that changed on disk after this was constructed is read only if it still has the manifest's hash; a model
+    must never continue on half of another one.
+
+    Args:
+        ensemble: Opened and checked.
+        drop_page_cache: See the attribute.
+    """
+
+    def __init__(self, ensemble: Ensemble, *, drop_page_cache: bool = False) -> None:
+        self.drop_page_cache = drop_page_cache
+        """Whether to drop what was read from the page cache: for times when memory is short. Linux only."""
+        self._specs = ensemble.specs
+        self._hashes = {ensemble.folder / name: record.sha256 for name, record in ensemble.manifest.files.items()}
+        files = {entry.file for specs in ensemble.specs.values() for spec in specs for entry in spec.entries.values()}
+        self._known = {file: _signature(file) for file in files}
+
+    def read(self, block: Block, buffer: memoryview) -> None:
+        """Fill the first `block.length` bytes of `buffer` with the block's tensors.
+
+        Raises:
+            CheckpointError: A file is missing, damaged or changed; names it.
+        """
+        for place in block.placed:
+            for entry, offset in layout(self._specs[place.module][place.variant]):
+                self._check_unchanged(entry.file)
+                start = place.offset + offset
+                read_into(entry, buffer[start : start + entry.nbytes])
+                if self.drop_page_cache:
+                    _drop_page_cache(entry)
+
+    def _check_unchanged(self, file: Path) -> None:
+        signature = _signature(file)
+        if signature == self._known[file]:
+            return
+        if file_sha256(file) != self._hashes[file]:
+            raise CheckpointError(
+                f"{file}: changed while the model was running and no longer matches the manifest",
+                hint="Restore the file, or restart with an ensemble that is complete.",
+            )
+        self._known[file] = signature
+
+
+def _signature(file: Path) -> tuple[int, int, int]:
+    """What changes when a file is written or replaced: size, time, inode."""
+    try:
+        found = file.stat()
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _drop_page_cache(entry: TensorEntry) -> None:
+    if sys.platform != "linux":
+        return
+    start = entry.offset // page_rounded(1) * page_rounded(1)
+    descriptor = os.open(entry.file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.posix_fadvise(descriptor, start, page_rounded(entry.offset + entry.nbytes) - start, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
