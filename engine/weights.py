@@ -1,15 +1,19 @@
-"""What the decoder needs of a model's weights, and the plain forms: whole stores of one checkpoint, kept in float32."""
+"""What the decoder needs of a model's weights, and the plain forms: one whole store, kept in float32."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from flexquant.engine.errors import CheckpointError
+from flexquant.engine.exl2.arena_layout import layout, matrix_from, size_bytes
+from flexquant.engine.exl2.dequantize import Exl2Matrix, dequantize
+from flexquant.engine.exl2.spec import Exl2Spec, is_quantized, read_spec
 from flexquant.engine.mapped_embedding import MappedEmbedding
 from flexquant.engine.model_config import EMBEDDING, HEAD, LinearShape, ModelConfig
-from flexquant.engine.tensor_index import TensorEntry, TensorIndex
+from flexquant.engine.tensor_index import TensorEntry, TensorIndex, read_into
 
 
 class Weights(Protocol):
@@ -51,22 +55,6 @@ class DenseWeights:
         for shape in self._shapes.values():
             self._check_linear(shape)
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """See `Weights`."""
-        return self._embedding.rows(tokens)
-
-    def norm(self, key: str) -> Tensor:
-        """See `Weights`."""
-        return self._tensor(key)
-
-    def linear(self, key: str, x: Tensor) -> Tensor:
-        """See `Weights`."""
-        return F.linear(x, self.weight(key), self._tensor(f"{key}.bias") if self._shapes[key].bias else None)
-
-    def weight(self, key: str) -> Tensor:
-        """Return a linear layer's matrix: f32 [out_features, in_features]."""
-        return self._tensor(self._weight_name(key))
-
     @property
     def kept_bytes(self) -> int:
         """Bytes of the float32 copies made so far."""
@@ -77,14 +65,35 @@ class DenseWeights:
         """Bytes of the file-mapped embedding."""
         return self._embedding.mapped_bytes
 
-    def _weight_name(self, key: str) -> str:
-        # A tied head is the embedding, whatever else the file holds.
-        return EMBEDDING if key == HEAD and self._tied_head else f"{key}.weight"
+    def embed(self, tokens: Tensor) -> Tensor:
+        """See `Weights`."""
+        return self._embedding.rows(tokens)
+
+    def norm(self, key: str) -> Tensor:
+        """See `Weights`."""
+        return self._tensor(key)
+
+    def linear(self, key: str, x: Tensor) -> Tensor:
+        """See `Weights`."""
+        return F.linear(x, self.weight(key), self.bias(key))
+
+    def weight(self, key: str) -> Tensor:
+        """Return a linear layer's matrix: f32 [out_features, in_features]."""
+        return self._tensor(self._weight_name(key))
+
+    def bias(self, key: str) -> Tensor | None:
+        """Return a linear layer's bias, f32 [out_features], if it has one."""
+        shape = self._shapes[key]
+        return self._tensor(f"{key}.bias")[: shape.out_features] if shape.bias else None
 
     def _check_linear(self, shape: LinearShape) -> None:
         _check(self._index[self._weight_name(shape.key)], (shape.out_features, shape.in_features))
         if shape.bias:
             _check(self._index[f"{shape.key}.bias"], (shape.out_features,))
+
+    def _weight_name(self, key: str) -> str:
+        # A tied head is the embedding, whatever else the file holds.
+        return EMBEDDING if key == HEAD and self._tied_head else f"{key}.weight"
 
     def _tensor(self, name: str) -> Tensor:
         kept = self._kept.get(name)
@@ -93,7 +102,60 @@ class DenseWeights:
         return kept
 
 
-def _check(entry: TensorEntry, shape: Iterable[int]) -> None:
+class Exl2Weights(DenseWeights):
+    """One EXL2 store. Its matrices are dequantized on first use and kept in float32; for measuring, not for serving.
+
+    Layers that the store holds unquantized, and a tied head that it has no quantized form of, are read as such.
+
+    Args:
+        index: The store's tensors.
+        config: Its configuration.
+
+    Raises:
+        CheckpointError: A tensor is missing, has another shape or type than the configuration says, or breaks a rule
+            of the format.
+    """
+
+    def __init__(self, index: TensorIndex, config: ModelConfig) -> None:
+        self._specs: dict[str, Exl2Spec] = {}
+        super().__init__(index, config)
+
+    def weight(self, key: str) -> Tensor:
+        """Return a linear layer's matrix: f32 [out_features, in_features], inputs in the model's order."""
+        if key not in self._specs:
+            return super().weight(key)
+        kept = self._kept.get(key)
+        if kept is None:
+            kept = self._kept[key] = self._dequantized(self._specs[key])
+        return kept
+
+    def _check_linear(self, shape: LinearShape) -> None:
+        if not is_quantized(self._index, shape.key):
+            super()._check_linear(shape)
+            return
+        self._specs[shape.key] = read_spec(
+            self._index,
+            shape.key,
+            in_features=shape.in_features,
+            out_features=shape.out_features,
+            bias=shape.bias,
+        )
+
+    def _dequantized(self, spec: Exl2Spec) -> Tensor:
+        matrix = _read_matrix(spec)
+        packed_rows = dequantize(matrix)[:, : spec.out_features]
+        return packed_rows[matrix.q_invperm.long()].T.float()
+
+
+def _read_matrix(spec: Exl2Spec) -> Exl2Matrix:
+    buffer = torch.empty(size_bytes(spec), dtype=torch.uint8)
+    view = buffer.numpy().data
+    for entry, offset in layout(spec):
+        read_into(entry, view[offset : offset + entry.nbytes])
+    return matrix_from(spec, buffer, 0)
+
+
+def _check(entry: TensorEntry, shape: Sequence[int]) -> None:
     if entry.shape != tuple(shape) or entry.dtype not in ("F16", "BF16", "F32"):
         raise CheckpointError(
             f"{entry.file}: tensor {entry.name} is {entry.dtype} of shape {list(entry.shape)}; "
