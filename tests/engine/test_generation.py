@@ -1,0 +1,185 @@
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from flexquant.engine.decoder import Decoder, Segment, nothing
+from flexquant.engine.errors import KVExhaustedError
+from flexquant.engine.generation import Generation
+from flexquant.engine.kv_cache import KVCache, KVSequence
+from flexquant.engine.memory.registry import MemoryRegistry, MemorySnapshot
+from flexquant.engine.model_config import ModelConfig
+from flexquant.engine.sampling import SamplingParams
+from support.tiny_model import RandomWeights, tiny_config
+
+EOS = 1
+
+
+class CountingBackend:
+    """Answers every sequence with the next number: after token t comes t + 1. Notes the segments it gets."""
+
+    def __init__(self, pages: int = 32) -> None:
+        self.config: ModelConfig = tiny_config(eos_ids=(EOS, 90))
+        self.cache = KVCache(self.config, pages)
+        self.passes: list[list[int]] = []
+        self.released: list[KVSequence] = []
+
+    def new_sequence(self, tokens: int) -> KVSequence:
+        sequence = self.cache.sequence()
+        self.cache.reserve(sequence, tokens)
+        return sequence
+
+    def release(self, sequence: KVSequence) -> None:
+        self.cache.release(sequence)
+
+    def forward(self, segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Tensor:
+        safe_point()
+        logits = torch.zeros(len(segments), self.config.vocab_size)
+        for row, segment in enumerate(segments):
+            assert segment.sequence.length + len(segment.tokens) <= segment.sequence.reserved_tokens
+            self.passes.append(segment.tokens.tolist())
+            logits[row, (int(segment.tokens[-1]) + 1) % self.config.vocab_size] = 9.0
+            segment.sequence.length += len(segment.tokens)
+        return logits
+
+    def resident_bytes(self) -> MemorySnapshot:
+        return MemoryRegistry(fixed=0, embedding=0, scratch={}).snapshot()
+
+
+class TinyBackend(CountingBackend):
+    """A real decoder with random weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._decoder = Decoder(self.config, RandomWeights(self.config))
+
+    def forward(self, segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Tensor:
+        return self._decoder.forward(segments, self.cache, safe_point)
+
+
+def run(generation: Generation) -> list[int | None]:
+    with generation:
+        steps = []
+        while not generation.finished:
+            steps.append(generation.step())
+        return steps
+
+
+@settings(deadline=None, max_examples=50)
+@given(length=st.integers(1, 300), max_tokens=st.integers(1, 40), chunk=st.integers(1, 100))
+def test_the_prompt_goes_in_by_chunks_then_tokens_come(length: int, max_tokens: int, chunk: int) -> None:
+    backend = CountingBackend()
+    prompt = [(2 + i) % 40 + 2 for i in range(length)]
+    generation = Generation(backend, prompt, max_tokens=max_tokens, ignore_eos=True, chunk=chunk)
+
+    steps = run(generation)
+
+    passes = -(-length // chunk)
+    expected = [(prompt[-1] + 1 + i) % backend.config.vocab_size for i in range(max_tokens)]
+    assert steps == [None] * (passes - 1) + expected
+    assert generation.generated == expected
+    assert generation.finished == "length"
+    assert backend.passes[:passes] == [prompt[at : at + chunk] for at in range(0, length, chunk)]
+    assert backend.passes[passes:] == [[token] for token in expected[:-1]]
+    assert backend.cache.free_pages == 32
+
+
+def test_an_end_of_sequence_token_ends_it_and_is_the_last_one() -> None:
+    generation = Generation(CountingBackend(), [5, 87], max_tokens=10)
+    assert run(generation) == [88, 89, 90]
+    assert (generation.finished, generation.prompt_tokens) == ("stop", 2)
+
+
+def test_end_of_sequence_tokens_can_be_ignored() -> None:
+    generation = Generation(CountingBackend(), [5, 87], max_tokens=5, ignore_eos=True)
+    assert run(generation) == [88, 89, 90, 91, 92]
+    assert generation.finished == "length"
+
+
+def test_decoding_says_whether_steps_give_tokens() -> None:
+    with Generation(CountingBackend(), list(range(10, 20)), max_tokens=3, chunk=4) as generation:
+        seen = []
+        while not generation.finished:
+            before = generation.decoding
+            seen.append((before, generation.step()))
+    assert seen == [(False, None), (False, None), (False, 20), (True, 21), (True, 22)]
+
+
+def test_a_finished_generation_makes_no_more_steps() -> None:
+    with Generation(CountingBackend(), [5], max_tokens=1) as generation:
+        generation.step()
+        with pytest.raises(RuntimeError, match="finished"):
+            generation.step()
+
+
+def test_it_reserves_what_it_needs_and_no_more() -> None:
+    backend = CountingBackend(pages=2)
+    with Generation(backend, [5] * 100, max_tokens=29, ignore_eos=True) as generation:
+        assert backend.cache.free_pages == 0
+        while not generation.finished:
+            generation.step()
+    with pytest.raises(KVExhaustedError):
+        Generation(backend, [5] * 100, max_tokens=30)
+    assert backend.cache.free_pages == 2
+
+
+@pytest.mark.parametrize(("prompt", "max_tokens"), [([], 5), ([3], 0)])
+def test_nothing_to_do_is_refused(prompt: list[int], max_tokens: int) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        Generation(CountingBackend(), prompt, max_tokens=max_tokens)
+
+
+def test_closing_twice_is_allowed() -> None:
+    backend = CountingBackend()
+    generation = Generation(backend, [5], max_tokens=1)
+    generation.close()
+    generation.close()
+    assert backend.cache.free_pages == 32
+
+
+class Interrupted(Exception):  # noqa: N818  # stands for a cancellation, which is no error
+    pass
+
+
+def interrupt() -> None:
+    raise Interrupted
+
+
+@pytest.mark.parametrize("sampling", [SamplingParams(temperature=0), SamplingParams(seed=3)])
+def test_interrupted_steps_change_nothing(sampling: SamplingParams) -> None:
+    prompt = list(range(2, 80))
+    undisturbed = run(Generation(TinyBackend(), prompt, max_tokens=12, sampling=sampling, chunk=32, ignore_eos=True))
+    disturbed = []
+    with Generation(TinyBackend(), prompt, max_tokens=12, sampling=sampling, chunk=32, ignore_eos=True) as generation:
+        while not generation.finished:
+            with pytest.raises(Interrupted):
+                generation.step(interrupt)
+            disturbed.append(generation.step())
+    assert disturbed == undisturbed
+
+
+def test_generations_can_share_a_pass() -> None:
+    """What a scheduler does: segments of several generations in one forward, a row of logits to each."""
+    backend = TinyBackend()
+    prompts = [list(range(2, 60)), [7, 8, 9], list(range(30, 70))]
+    alone = [run(Generation(TinyBackend(), prompt, max_tokens=6, ignore_eos=True)) for prompt in prompts]
+    generations = [Generation(backend, prompt, max_tokens=6, ignore_eos=True) for prompt in prompts]
+    while running := [generation for generation in generations if not generation.finished]:
+        logits = backend.forward([generation.next_segment() for generation in running])
+        for generation, row in zip(running, logits, strict=True):
+            generation.accept(row)
+    assert [generation.generated for generation in generations] == alone
+    for generation in generations:
+        generation.close()
+
+
+def test_greedy_is_deterministic_and_seeds_are_kept() -> None:
+    def texts(sampling: SamplingParams) -> list[int | None]:
+        return run(Generation(TinyBackend(), [3, 4, 5], max_tokens=30, sampling=sampling, ignore_eos=True))
+
+    assert texts(SamplingParams(temperature=0)) == texts(SamplingParams(temperature=0))
+    assert texts(SamplingParams(seed=5)) == texts(SamplingParams(seed=5))
+    assert texts(SamplingParams(seed=5)) != texts(SamplingParams(seed=6))

@@ -1,0 +1,186 @@
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from flexquant.engine.errors import FlexQuantError
+from flexquant.engine.sampling import GREEDY, Sampler, SamplingParams, probabilities
+
+INF = math.inf
+# Multiples of 1/16, so that ties occur and adding an integer is exact.
+LOGITS = st.lists(st.integers(-160, 160).map(lambda n: n / 16) | st.just(-INF), min_size=1, max_size=60).filter(
+    lambda values: max(values) > -INF
+)
+PARAMS: st.SearchStrategy[SamplingParams] = st.builds(
+    SamplingParams,
+    temperature=st.floats(0.05, 4),
+    top_k=st.integers(0, 70),
+    top_p=st.floats(0, 1),
+    seed=st.integers(-(2**70), 2**70),
+)
+
+
+def chances(logits: list[float], **params: Any) -> list[float]:
+    """Probabilities by the code under test."""
+    found = probabilities(np.array(logits), SamplingParams(**params))
+    return list(found / found.sum())
+
+
+def expected_support(logits: list[float], params: SamplingParams) -> set[int]:
+    """Which tokens may be chosen, by the definition, with sorts and loops."""
+    highest = max(logits)
+    weights = [math.exp((logit - highest) / params.temperature) for logit in logits]
+    order = sorted((token for token in range(len(logits)) if weights[token] > 0), key=lambda token: -weights[token])
+    if params.top_k:
+        order = [token for token in order if weights[token] >= weights[order[: params.top_k][-1]]]
+    if params.top_p == 1:
+        return set(order)
+    total, kept, reached = math.fsum(weights[token] for token in order), set(), 0.0
+    for token in order:
+        kept.add(token)
+        reached += weights[token]
+        if reached >= params.top_p * total:
+            break
+    return kept
+
+
+@given(logits=LOGITS)
+def test_greedy_takes_the_likeliest_and_of_equals_the_lowest(logits: list[float]) -> None:
+    assert Sampler(GREEDY).sample(torch.tensor(logits)) == logits.index(max(logits))
+
+
+@settings(max_examples=300)
+@given(logits=LOGITS, params=PARAMS)
+def test_the_support_is_that_of_the_definition(logits: list[float], params: SamplingParams) -> None:
+    support = set(np.flatnonzero(probabilities(np.array(logits), params)).tolist())
+    expected = expected_support(logits, params)
+    if support != expected:  # a cumulative sum within rounding of top_p may fall on either side
+        assert abs(len(support) - len(expected)) == 1
+        total = sum(chances(logits, temperature=params.temperature, top_k=params.top_k)[token] for token in support)
+        assert total == pytest.approx(params.top_p, abs=1e-9) or len(support) > len(expected)
+
+
+@settings(max_examples=200)
+@given(logits=LOGITS, params=PARAMS)
+def test_a_choice_is_in_the_support(logits: list[float], params: SamplingParams) -> None:
+    allowed = probabilities(np.array(logits), params) > 0
+    sampler = Sampler(params)
+    assert all(allowed[sampler.sample(torch.tensor(logits))] for _ in range(20))
+
+
+@settings(max_examples=100)
+@given(logits=LOGITS, params=PARAMS, constant=st.integers(-100, 100))
+def test_a_constant_added_to_the_logits_changes_nothing(
+    logits: list[float], params: SamplingParams, constant: int
+) -> None:
+    here, there = Sampler(params), Sampler(params)
+    first = [here.sample(torch.tensor(logits)) for _ in range(10)]
+    assert first == [there.sample(torch.tensor(logits) + constant) for _ in range(10)]
+
+
+@given(logits=LOGITS, params=PARAMS)
+def test_same_seed_same_choices(logits: list[float], params: SamplingParams) -> None:
+    here, there = Sampler(params), Sampler(params)
+    assert [here.sample(torch.tensor(logits)) for _ in range(10)] == [
+        there.sample(torch.tensor(logits)) for _ in range(10)
+    ]
+
+
+def draws(seed: int | None) -> list[int]:
+    sampler = Sampler(SamplingParams(seed=seed))
+    return [sampler.sample(torch.zeros(1000)) for _ in range(20)]
+
+
+def test_seeds_differ_and_no_seed_is_a_fresh_one() -> None:
+    runs = [draws(0), draws(1), draws(-1), draws(2**64 - 2), draws(None), draws(None)]
+    assert len({tuple(run) for run in runs}) == len(runs)
+
+
+@pytest.mark.parametrize(
+    ("params", "logits"),
+    [
+        (SamplingParams(seed=1), [0.0, 1.0, 2.0, -1.0, 0.5]),
+        (SamplingParams(seed=2, temperature=0.5), [0.0, 1.0, 2.0, -1.0, 0.5]),
+        (SamplingParams(seed=3, temperature=3.0, top_k=3), [0.0, 1.0, 2.0, -1.0, 0.5]),
+        (SamplingParams(seed=4, top_p=0.8), [0.0, 1.0, 2.0, -1.0, 0.5]),
+        (SamplingParams(seed=5, top_k=4, top_p=0.9, temperature=2.0), [0.0, 1.0, 2.0, -INF, 0.5]),
+    ],
+)
+def test_frequencies_follow_the_probabilities(params: SamplingParams, logits: list[float]) -> None:
+    """Chi-square against softmax(logits / temperature) renormalised over the definition's support."""
+    support = sorted(expected_support(logits, params))
+    weights = {token: math.exp(logits[token] / params.temperature) for token in support}
+    count, total = 20_000, sum(weights.values())
+    sampler = Sampler(params)
+    seen = Counter(sampler.sample(torch.tensor(logits)) for _ in range(count))
+    assert set(seen) <= set(support)
+    chi_square = sum(
+        (seen[token] - count * weight / total) ** 2 / (count * weight / total) for token, weight in weights.items()
+    )
+    # 99.9 % quantiles of chi-square for 1..4 degrees of freedom.
+    assert chi_square < {1: 10.8, 2: 13.8, 3: 16.3, 4: 18.5}[len(support) - 1]
+
+
+def test_top_p_is_the_smallest_set_that_reaches_it() -> None:
+    logits = [math.log(chance) for chance in (0.1, 0.4, 0.3, 0.2)]
+    for top_p, kept in [
+        (0.0, {1}),
+        (0.3, {1}),
+        (0.41, {1, 2}),
+        (0.69, {1, 2}),
+        (0.71, {1, 2, 3}),
+        (0.95, {0, 1, 2, 3}),
+    ]:
+        assert set(np.flatnonzero(chances(logits, top_p=top_p))) == kept
+
+
+def test_equal_tokens_at_the_edge() -> None:
+    assert chances([1.0, 1.0, 1.0, 1.0], top_k=2) == [0.25] * 4
+    assert chances([1.0, 1.0, 1.0, 1.0], top_p=0.4) == [0.5, 0.5, 0, 0]
+
+
+def test_top_p_counts_within_top_k() -> None:
+    logits = [math.log(chance) for chance in (0.4, 0.3, 0.2, 0.1)]
+    assert chances(logits, top_k=2, top_p=0.56) == pytest.approx([1, 0, 0, 0])
+    assert chances(logits, top_k=2, top_p=0.58) == pytest.approx([4 / 7, 3 / 7, 0, 0])
+
+
+@pytest.mark.parametrize("params", [GREEDY, SamplingParams(seed=0, top_k=2, top_p=0.9)])
+@pytest.mark.parametrize("logits", [[0.0, math.nan, 1.0], [0.0, INF, 1.0], [-INF, -INF, -INF]])
+def test_logits_that_are_no_numbers_are_an_error(params: SamplingParams, logits: list[float]) -> None:
+    with pytest.raises(FlexQuantError, match="logits are not numbers"):
+        Sampler(params).sample(torch.tensor(logits))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("temperature", -0.1), ("temperature", math.nan), ("temperature", INF), ("top_k", -1), ("top_p", 1.5)],
+)
+def test_values_out_of_range_are_refused(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=field):
+        SamplingParams(**{field: value})  # type: ignore[arg-type]  # mypy cannot see which field it is
+
+
+def test_a_tiny_temperature_is_greedy() -> None:
+    logits: Tensor = torch.tensor([0.0, 3.0, 2.9])
+    assert Sampler(SamplingParams(temperature=1e-300, seed=0)).sample(logits) == 1
+
+
+@pytest.mark.parametrize("params", [SamplingParams(seed=7), SamplingParams(seed=7, top_k=50_000, top_p=0.95)])
+def test_choices_do_not_depend_on_the_number_of_threads(params: SamplingParams) -> None:
+    logits = 3 * torch.randn(150_000, generator=torch.Generator().manual_seed(0))
+    before, runs = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            sampler = Sampler(params)
+            runs.append([sampler.sample(logits) for _ in range(20)])
+    finally:
+        torch.set_num_threads(before)
+    assert runs[0] == runs[1] == runs[2]
