@@ -17,14 +17,14 @@ class Demand:
     """What the model takes, in bytes.
 
     Args:
-        footprints: Weights at positions 0..N, descending.
+        weights: Of weights, at positions 0..N, descending.
         working: Everything beside weights and KV pages: scratch, activations, buffers of the server.
         kv_page: One KV page.
         page_tokens: Tokens per KV page.
         context: Most tokens that the model was made for.
     """
 
-    footprints: Sequence[int]
+    weights: Sequence[int]
     working: int
     kv_page: int
     page_tokens: int
@@ -78,7 +78,7 @@ def plan_start(
         UsageError: `context`, `pin` or `worst_position` is beyond the model's.
         MemoryShortError: Not even the smallest position fits, with the context asked for.
     """
-    last = len(demand.footprints) - 1
+    last = len(demand.weights) - 1
     for flag, position in (("--pin", pin), ("--worst-position", worst_position)):
         if position is not None and position > last:
             raise UsageError(f"{flag} {position}: this model has positions 0 to {last}")
@@ -88,28 +88,28 @@ def plan_start(
     if context is None:
         context = _default_context(demand, room, worst)
     fixed = demand.working + demand.kv(context)
-    missing = demand.footprints[worst] + fixed - room.available
+    missing = demand.weights[worst] + fixed - room.available
     if missing > 0:
         raise _short(demand, worst, context, room.available, missing)
     best = 0 if pin is None else min(pin, worst)
-    fitting = (k for k in range(best, worst + 1) if demand.footprints[k] + fixed <= room.spare)
+    fitting = (k for k in range(best, worst + 1) if demand.weights[k] + fixed <= room.spare)
     return StartPlan(context, next(fitting, worst))
 
 
 def _default_context(demand: Demand, room: Room, worst: int) -> int:
     """All that fits beside the best weights; if that is little, up to a comfortable size beside the smallest."""
-    at_best = demand.tokens(room.spare - demand.working - demand.footprints[0])
+    at_best = demand.tokens(room.spare - demand.working - demand.weights[0])
     comfortable = min(COMFORTABLE_CONTEXT, demand.context)
     if at_best >= comfortable:
         return at_best
-    at_worst = demand.tokens(room.available - demand.working - demand.footprints[worst])
+    at_worst = demand.tokens(room.available - demand.working - demand.weights[worst])
     return max(min(at_worst, comfortable), min(LEAST_CONTEXT, demand.context))
 
 
 def _short(demand: Demand, worst: int, context: int, available: int, missing: int) -> MemoryShortError:
     needed = available + missing
     return MemoryShortError(
-        f"not enough memory: at its smallest position {worst} the model takes {_mib(demand.footprints[worst])} of "
+        f"not enough memory: at its smallest position {worst} the model takes {_mib(demand.weights[worst])} of "
         f"weights, {_mib(demand.kv(context))} for {context} tokens of context and {_mib(demand.working)} to work with, "
         f"together {_mib(needed)}; {_mib(available)} are available, {_mib(missing)} are missing",
         needed=needed,

@@ -1,0 +1,223 @@
+"""What requests may say, field by field.
+
+Fields come in three lists (tests hold one row for each):
+
+- honoured: the fields of the classes below;
+- accepted without effect: `ACCEPTED`;
+- refused with a 400 that names the field: `REFUSED`, unless the value means "off".
+
+Unknown fields are ignored.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic_core import PydanticCustomError, ValidationError
+
+from flexquant.server.error_envelope import ApiError
+
+ACCEPTED: Final = ("user", "metadata", "service_tier", "parallel_tool_calls", "reasoning_effort", "safety_identifier")
+"""They change nothing about the answer."""
+
+REFUSED: Final[Mapping[str, tuple[object, ...]]] = {
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
+    "logprobs": (False,),
+    "top_logprobs": (),
+    "logit_bias": ({},),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "repetition_penalty": (1,),
+    "repeat_penalty": (1,),
+    "min_p": (0,),
+    "response_format": ({"type": "text"},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
+    "store": (False,),
+}
+"""Known fields that would change the answer and that this version does not do, with the values that mean "off"."""
+
+MAX_STOPS: Final = 16
+MAX_STOP_LENGTH: Final = 1024
+_INT64: Final = 2**63
+
+
+def _said(message: str) -> WrapValidator:
+    """Replace pydantic's list of failed alternatives by one sentence for people."""
+
+    def validate(value: object, handler: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            raise PydanticCustomError("wrong_type", message) from error
+
+    return WrapValidator(validate)
+
+
+class Fields(BaseModel):
+    """Base of all request parts: exact JSON types, unknown fields ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class StreamOptions(Fields):
+    """How a streamed answer is sent."""
+
+    include_usage: bool = False
+
+
+Stop = Annotated[
+    str | list[str] | None,
+    _said("Input should be a string or a list of strings"),
+]
+TokenIds = list[Annotated[int, Field(ge=0)]]
+Prompt = Annotated[
+    str | list[str] | TokenIds | list[TokenIds],
+    _said("Input should be a string, a list with one string, or token ids"),
+]
+
+
+class GenerationFields(Fields):
+    """What completions and chat completions share."""
+
+    model: str | None = None
+    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
+    top_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    top_k: int | None = Field(default=None, ge=0, lt=_INT64, description="0 considers every token.")
+    seed: int | None = Field(default=None, ge=-_INT64, lt=_INT64)
+    stop: Stop = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1, lt=2**31)
+    ignore_eos: bool | None = Field(default=None, description="Go on after the end-of-sequence token.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse(cls, body: object) -> object:
+        if isinstance(body, Mapping):
+            for field, off in REFUSED.items():
+                value = body.get(field)
+                if value is not None and not any(
+                    type(value) is type(no) and value == no for no in (*off, *_floats(off))
+                ):
+                    raise ApiError(
+                        400,
+                        f"{field}: this version does not support it; leave it out.",
+                        param=field,
+                        code="unsupported",
+                    )
+        return body
+
+    @model_validator(mode="after")
+    def _limits(self) -> Self:
+        if self.n is not None and self.n > 1:
+            raise ApiError(400, "n: this version gives 1 choice per request.", param="n", code="unsupported")
+        if len(self.stops) > MAX_STOPS:
+            raise ApiError(400, f"stop: at most {MAX_STOPS} strings are possible, not {len(self.stops)}.", param="stop")
+        if any(not 0 < len(stop) <= MAX_STOP_LENGTH for stop in self.stops):
+            raise ApiError(400, f"stop: each string needs 1 to {MAX_STOP_LENGTH} characters.", param="stop")
+        return self
+
+    @property
+    def stops(self) -> list[str]:
+        """`stop` as a list."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a chunk that carries the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+def _floats(values: tuple[object, ...]) -> list[object]:
+    return [float(value) for value in values if type(value) is int]
+
+
+class CompletionRequest(GenerationFields):
+    """Body of POST /v1/completions."""
+
+    prompt: Prompt = Field(description="Text, or token ids. One prompt per request in this version.")
+
+    @property
+    def single_prompt(self) -> str | list[int]:
+        """The one prompt.
+
+        Raises:
+            ApiError: There are several, or none.
+        """
+        if isinstance(self.prompt, str):
+            return self.prompt
+        tokens = [token for token in self.prompt if isinstance(token, int)]
+        if tokens:
+            return tokens
+        if len(self.prompt) != 1:
+            raise ApiError(
+                400, f"prompt: this version takes 1 prompt per request, not {len(self.prompt)}.", param="prompt"
+            )
+        only = self.prompt[0]
+        assert not isinstance(only, int)
+        return only
+
+
+class TextPart(Fields):
+    """A part of a message's content."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(Fields):
+    """One turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[
+        str | list[TextPart],
+        _said("Input should be a string or a list of text parts; this version takes no other kind"),
+    ]
+    name: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The content as one string."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class ChatRequest(GenerationFields):
+    """Body of POST /v1/chat/completions."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1, lt=2**31)
+
+    def template_messages(self) -> list[dict[str, Any]]:
+        """The messages as chat templates expect them; "developer" is OpenAI's newer word for "system"."""
+        return [
+            {"role": "system" if message.role == "developer" else message.role, "content": message.text}
+            | ({"name": message.name} if message.name else {})
+            for message in self.messages
+        ]
+
+
+class TargetRequest(Fields):
+    """Body of POST /v1/elastic/target: exactly one of the first four, and how long it holds."""
+
+    position: int | None = Field(default=None, ge=0, lt=2**31, description="Hold this position.")
+    bytes: int | None = Field(default=None, ge=0, lt=_INT64, description="Hold the best position that fits.")
+    mode: Literal["auto"] | None = Field(default=None, description="Follow the memory again.")
+    worst_position: int | None = Field(default=None, ge=0, lt=2**31, description="Never go beyond this position.")
+    ttl_seconds: float | None = Field(default=None, gt=0, le=10**9, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [name for name in ("position", "bytes", "mode", "worst_position") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ApiError(400, f"Give exactly one of position, bytes, mode and worst_position, not {len(given)}.")
+        return self

@@ -1,0 +1,66 @@
+"""What the routes work with: the served model, the thread that runs it, and the controller."""
+
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from flexquant.engine.tokenizer import Tokenizer
+from flexquant.server.chat_template import ChatTemplate
+from flexquant.server.control_loop import Controller
+from flexquant.server.engine_thread import EngineThread
+from flexquant.server.error_envelope import ApiError
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """The one model of this daemon.
+
+    Args:
+        id: Its name in answers.
+        aliases: Further names that requests may give.
+        created: Seconds since 1970, when the ensemble was built.
+        build: Names build and ensemble, for `system_fingerprint`.
+        context: Most tokens of prompt and answer together.
+        vocab_size: Token ids are below this.
+        tokenizer: The model's.
+        chat_template: The model's; None where it has none.
+    """
+
+    id: str
+    aliases: frozenset[str]
+    created: int
+    build: str
+    context: int
+    vocab_size: int
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+
+    def check_name(self, name: str | None) -> None:
+        """Raise ApiError (404) unless `name` is this model; a request without a name means it too."""
+        if name is not None and name != self.id and name not in self.aliases:
+            raise ApiError(
+                404,
+                f"model: {name!r} is not served here; this daemon serves {self.id!r}.",
+                param="model",
+                code="model_not_found",
+            )
+
+    def fingerprint(self, position: int) -> str:
+        """Build, ensemble and position: with the same one, the same request and seed give the same text."""
+        return f"{self.build}-p{position}"
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonState:
+    """Everything behind the routes."""
+
+    model: ServedModel
+    engine: EngineThread
+    controller: Controller
+
+
+def daemon_state(request: Request) -> DaemonState:
+    """The daemon's state, as a dependency of routes."""
+    state = request.app.state.daemon
+    assert isinstance(state, DaemonState)
+    return state

@@ -1,0 +1,122 @@
+"""The served model as the controller sees it: `ElasticModel` and the engine thread in the shape of `Elastic`."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Final, Protocol
+
+from flexquant.engine.memory.registry import MemorySnapshot
+from flexquant.server.elastic_state import Quality
+from flexquant.server.logging_setup import fields
+
+log = logging.getLogger(__name__)
+
+SHRINK_SHARE: Final = 0.25
+SHRINK_SECONDS: Final = 0.030
+GROW_SHARE: Final = 0.10
+GROW_SECONDS: Final = 0.010
+"""A move that is not urgent may hold up each token by this share of its time, and by no more than so many seconds."""
+
+
+class Resizable(Protocol):
+    """What is needed of ElasticModel."""
+
+    @property
+    def footprints(self) -> Sequence[int]: ...
+    @property
+    def position(self) -> int: ...
+    @property
+    def target(self) -> int: ...
+    @property
+    def moving(self) -> bool: ...
+    def resident_bytes(self) -> MemorySnapshot: ...
+    def move_to(self, position: int, *, budget_s: float | None = None) -> Future[int]: ...
+
+
+class ElasticFacade:
+    """Implements `Elastic`; every member may be used from any thread.
+
+    Args:
+        model: The model.
+        quality: At positions 0..N.
+        seconds_per_token: Recent time per token, None while it is not known.
+        clock: Steady seconds.
+    """
+
+    def __init__(
+        self,
+        model: Resizable,
+        quality: Sequence[Quality],
+        seconds_per_token: Callable[[], float | None],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._model = model
+        self._quality = tuple(quality)
+        self._seconds_per_token = seconds_per_token
+        self._clock = clock
+
+    @property
+    def footprints(self) -> Sequence[int]:
+        """Bytes of resident weights at positions 0..N."""
+        return self._model.footprints
+
+    @property
+    def quality(self) -> Sequence[Quality]:
+        """Quality at positions 0..N."""
+        return self._quality
+
+    @property
+    def position(self) -> int:
+        """Position that is published now."""
+        return self._model.position
+
+    @property
+    def target(self) -> int:
+        """Position that was ordered last."""
+        return self._model.target
+
+    @property
+    def moving(self) -> bool:
+        """Whether steps are still under way."""
+        return self._model.moving
+
+    @property
+    def mapped_elastic_bytes(self) -> int:
+        """Bytes mapped for swappable weights, arenas that are being filled included."""
+        snapshot = self._model.resident_bytes()
+        return snapshot.mapped + snapshot.loading
+
+    def request_position(self, position: int, *, urgent: bool) -> Future[int]:
+        """Order a move; a later order supersedes it. Each move is one log line when it ends.
+
+        Args:
+            position: Where to go.
+            urgent: Let decoding wait for the move instead of sharing its time.
+        """
+        began, start = self._clock(), self._model.position
+        before = self._model.resident_bytes().mapped
+        moved = self._model.move_to(position, budget_s=None if urgent else self._budget(shrink=position > start))
+
+        def tell(done: Future[int]) -> None:
+            if done.cancelled() or done.exception() is not None:
+                return  # the controller reports it
+            snapshot = self._model.resident_bytes()
+            log.info(
+                "move %s",
+                fields(
+                    position_start=start,
+                    position_end=done.result(),
+                    mapped_bytes=snapshot.mapped,
+                    freed_bytes=before - snapshot.mapped,
+                    seconds=self._clock() - began,
+                ),
+            )
+
+        moved.add_done_callback(tell)
+        return moved
+
+    def _budget(self, *, shrink: bool) -> float:
+        share, limit = (SHRINK_SHARE, SHRINK_SECONDS) if shrink else (GROW_SHARE, GROW_SECONDS)
+        token = self._seconds_per_token()
+        return limit if token is None else min(share * token, limit)

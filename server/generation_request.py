@@ -1,0 +1,72 @@
+"""What the HTTP side asks of the engine thread, and what it hears back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from flexquant.engine.sampling import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One prompt to be continued.
+
+    Args:
+        id: As the client sees it, such as "cmpl-…".
+        prompt: Token ids, BOS included; at least one, fewer than the context holds.
+        max_tokens: Most tokens to generate; prompt and answer together fit the context.
+        sampling: How tokens are chosen.
+        stops: Strings that end the answer.
+        ignore_eos: Go on after the end-of-sequence token.
+    """
+
+    id: str
+    prompt: Sequence[int]
+    max_tokens: int
+    sampling: SamplingParams
+    stops: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an answer took, and at which positions of the sequence it was computed (larger is worse)."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    position_start: int
+    position_end: int
+    position_worst: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The request's turn has come; the model is at `position`."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """The next part of the answer; never empty."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The answer is complete. `reason` is "length" when max_tokens or the context ended it."""
+
+    reason: Literal["stop", "length"]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The answer ends early with an error."""
+
+    error: Exception
+
+
+Event = Started | Text | Finished | Failed
+"""Started, any number of Text, Finished; Failed may take the place of what is left."""

@@ -1,0 +1,112 @@
+"""`flexquant-serve`: from settings to a daemon that answers, and to an exit code."""
+
+import errno
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+from flexquant.engine.errors import FlexQuantError, PortInUseError, UsageError
+from flexquant.engine.thread_waiting import sleep_while_waiting
+from flexquant.server.logging_setup import set_up_logging
+from flexquant.server.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from flexquant.server.startup import Daemon
+
+log = logging.getLogger(__name__)
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the daemon until it is told to stop; returns the process's exit code (see engine/errors.py)."""
+    try:
+        serve(load_settings(sys.argv[1:] if arguments is None else arguments))
+    except FlexQuantError as error:
+        print(f"error: {error.message}", file=sys.stderr)  # noqa: T201  # for the person at the terminal
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)  # noqa: T201  # as above
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def serve(settings: Settings) -> None:
+    """Load the model and answer requests until SIGTERM or SIGINT.
+
+    Raises:
+        FlexQuantError: The daemon cannot start; nothing is left behind.
+    """
+    # Imported here, so that --help and wrong flags are answered before torch is loaded.
+    from flexquant.server.model_source import resolve
+    from flexquant.server.security import check_exposure
+
+    set_up_logging(settings.log_level)
+    signal.signal(signal.SIGTERM, _leave)
+    check_exposure(settings)
+    with listen_on(settings.host, settings.port) as listener:
+        folder = resolve(settings.model)
+        sleep_while_waiting()  # before torch is imported
+
+        from flexquant.server.startup import start
+
+        daemon = start(settings, folder)
+        try:
+            _answer_requests(daemon, settings, listener)
+        finally:
+            daemon.close()
+
+
+def listen_on(host: str, port: int) -> socket.socket:
+    """A socket bound to the address: taken before the model is loaded, so that a busy port is noticed at once.
+
+    Raises:
+        PortInUseError: Another program listens there.
+        UsageError: The address is not one of this machine's, or may not be used.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UsageError(f"--host {host}: {error.strerror}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise _port_in_use(host, port) from error
+        raise UsageError(f"--host {host} --port {port}: {error.strerror}") from error
+    return listener
+
+
+def _port_in_use(host: str, port: int) -> PortInUseError:
+    return PortInUseError(f"{host}:{port} is in use by another program", hint="Choose another with --port.")
+
+
+def _answer_requests(daemon: "Daemon", settings: Settings, listener: socket.socket) -> None:
+    from flexquant.server.http_server import HttpServer
+
+    server = HttpServer(daemon, settings)
+    try:
+        server.run(sockets=[listener])
+    except KeyboardInterrupt:
+        log.info("stopped")
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise _port_in_use(settings.host, settings.port) from error  # taken while the model was loading
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """SIGTERM: while loading, leave at once; later the HTTP server has drained before it passes the signal on."""
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

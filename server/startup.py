@@ -1,0 +1,170 @@
+"""From settings and an ensemble folder to a daemon that is ready to answer."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from flexquant.engine.elastic_model import ElasticModel
+from flexquant.engine.ensemble import Ensemble
+from flexquant.engine.errors import FlexQuantError
+from flexquant.engine.kv_cache import PAGE_TOKENS, pages_for
+from flexquant.engine.manifest import MANIFEST_NAME
+from flexquant.engine.memory_needs import MemoryNeeds
+from flexquant.engine.prefill import CHUNK_TOKENS
+from flexquant.engine.tokenizer import Tokenizer
+from flexquant.server.chat_template import ChatTemplate
+from flexquant.server.control_loop import Controller
+from flexquant.server.controller.outlook import largest_step
+from flexquant.server.controller.parameters import Parameters
+from flexquant.server.daemon_state import DaemonState, ServedModel
+from flexquant.server.elastic_facade import ElasticFacade
+from flexquant.server.elastic_state import Quality
+from flexquant.server.engine_thread import EngineThread
+from flexquant.server.monitor import Monitor
+from flexquant.server.probes.budget import BudgetProbe
+from flexquant.server.probes.host import HostProbe
+from flexquant.server.probes.machine import MachineProbe
+from flexquant.server.probes.probe import Probe
+from flexquant.server.settings import Settings
+from flexquant.server.start_plan import Demand, Room, plan_start
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A running daemon, without its HTTP server."""
+
+    state: DaemonState
+    elastic_model: ElasticModel
+
+    def close(self) -> None:
+        """End control and computation and give all memory back."""
+        self.state.controller.stop()
+        self.state.engine.stop("The daemon is stopping.")
+        self.state.engine.join()
+        self.elastic_model.close()
+
+
+def make_monitor(settings: Settings) -> Monitor:
+    """The memory sources that the settings ask for; the tightest one counts."""
+    probes: list[Probe] = []
+    if settings.simulated_memory is None:
+        probes.append(HostProbe())
+    else:
+        probes.append(MachineProbe(settings.simulated_memory, settings.simulated_pids))
+    if settings.memory_budget is not None:
+        probes.append(BudgetProbe(settings.memory_budget))
+    return Monitor(probes)
+
+
+def make_parameters(settings: Settings) -> Parameters:
+    """The numbers of the control law.
+
+    Raises:
+        UsageError: They contradict each other.
+    """
+    return Parameters.from_flags(
+        profile=settings.profile,
+        reserve_critical=settings.reserve_critical,
+        reserve_low=settings.reserve_low,
+        reserve_target=settings.reserve_target,
+        reserve_high=settings.reserve_high,
+        grow_window=settings.grow_window,
+        cooldown=settings.cooldown,
+    )
+
+
+SERVER_BYTES: Final = 32 << 20
+"""What HTTP, Python and the tokenizer still take after the start."""
+
+
+def start(settings: Settings, folder: Path) -> Daemon:
+    """Load the ensemble in `folder` where memory allows, and start to compute and to control.
+
+    Raises:
+        UsageError: Settings contradict each other or the model.
+        InputError: The ensemble cannot be used.
+        MemoryShortError: Not even its smallest position fits.
+    """
+    parameters, monitor = make_parameters(settings), make_monitor(settings)
+    ensemble = Ensemble.open(folder)
+    sequence = ensemble.sequence()
+    tokenizer = Tokenizer.open(ensemble.tokenizer_folder)
+    plan = plan_start(
+        demand_of(ensemble),
+        measure_room(monitor, parameters, sequence.footprint_bytes),
+        context=settings.context,
+        pin=settings.pin,
+        worst_position=settings.worst_position,
+    )
+    log.info("starting at position %d of %d, context %d tokens", plan.position, len(sequence.transitions), plan.context)
+    model = ElasticModel.load(ensemble, position=plan.position, context=plan.context, kv_pages=pages_for(plan.context))
+    engine = EngineThread(model, tokenizer, max_queue=settings.max_queue)
+    quality = [Quality(found.perplexity, found.kl) for found in sequence.quality]
+    facade = ElasticFacade(model, quality, lambda: engine.seconds_per_token)
+    controller = Controller(facade, monitor, parameters, pin=settings.pin, worst_position=settings.worst_position)
+    served = describe(settings, ensemble, tokenizer, plan.context)
+    engine.start()
+    controller.start()
+    return Daemon(DaemonState(served, engine, controller), model)
+
+
+def demand_of(ensemble: Ensemble) -> Demand:
+    """What a model takes in memory, at every position."""
+    config, needs = ensemble.config, MemoryNeeds.of(ensemble)
+    row = 4 * (8 * config.hidden_size + 4 * config.intermediate_size)  # float32 values that a pass holds per token
+    working = SERVER_BYTES + needs.fixed + sum(needs.scratch.values()) + CHUNK_TOKENS * row
+    return Demand(
+        weights=needs.mapped,
+        # A step that grows holds the module twice for a moment.
+        working=working + largest_step(needs.mapped),
+        kv_page=needs.kv_page,
+        page_tokens=PAGE_TOKENS,
+        context=config.context,
+    )
+
+
+def measure_room(monitor: Monitor, parameters: Parameters, footprints: Sequence[int]) -> Room:
+    """Memory that may be taken now, by the tightest source.
+
+    Raises:
+        FlexQuantError: No source answers.
+    """
+    readings = monitor.read()
+    if not readings.memory:
+        raise FlexQuantError(f"the available memory cannot be measured: {readings.failures}")
+    step = largest_step(footprints)
+    reserves = [parameters.reserves(found.total, shared=found.shared, largest_step=step) for found in readings.memory]
+    return Room(
+        available=min(found.available for found in readings.memory),
+        spare=min(found.available - kept.high for found, kept in zip(readings.memory, reserves, strict=True)),
+    )
+
+
+def describe(settings: Settings, ensemble: Ensemble, tokenizer: Tokenizer, context: int) -> ServedModel:
+    """The model as clients see it.
+
+    Raises:
+        CheckpointError: Its chat template cannot be used.
+    """
+    manifest = ensemble.folder / MANIFEST_NAME
+    name = ensemble.manifest.name
+    paths = {settings.model, Path(settings.model).name, ensemble.folder.name}
+    digest = hashlib.sha256(manifest.read_bytes()).hexdigest()[:8]
+    template = tokenizer.chat_template
+    specials = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
+    return ServedModel(
+        id=name,
+        aliases=frozenset({*paths, *settings.alias} - {name, ""}),
+        created=int(manifest.stat().st_mtime),
+        build=f"fq{version('flexquant')}-{digest}",
+        context=context,
+        vocab_size=ensemble.config.vocab_size,
+        tokenizer=tokenizer,
+        chat_template=None if template is None else ChatTemplate(template, specials),
+    )

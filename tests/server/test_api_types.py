@@ -1,0 +1,166 @@
+"""The three lists of request fields: honoured, accepted without effect, refused. One row for each."""
+
+import math
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from flexquant.server.api_types import ACCEPTED, REFUSED, ChatRequest, CompletionRequest, TargetRequest
+from flexquant.server.error_envelope import ApiError
+
+USER = [{"role": "user", "content": "x"}]
+
+
+def completion(**fields: Any) -> CompletionRequest:
+    return CompletionRequest.model_validate({"prompt": "x", **fields})
+
+
+def chat(**fields: Any) -> ChatRequest:
+    return ChatRequest.model_validate({"messages": USER, **fields})
+
+
+HONOURED: dict[str, tuple[Any, Any]] = {
+    "model": ("demo", 5),
+    "temperature": (0, 2.1),
+    "top_p": (0.5, 1.1),
+    "top_k": (40, -1),
+    "seed": (-(2**63), 2**63),
+    "stop": (["a", "b"], [1]),
+    "stream": (True, "yes"),
+    "stream_options": ({"include_usage": True}, [1]),
+    "n": (1, 0),
+    "max_tokens": (1, 0),
+    "ignore_eos": (True, 1),
+}
+
+
+@pytest.mark.parametrize("field", HONOURED)
+def test_honoured_field_is_read_and_checked(field: str) -> None:
+    good, bad = HONOURED[field]
+    for make in (completion, chat):
+        assert getattr(make(**{field: None}), field) is None
+        found = getattr(make(**{field: good}), field)
+        assert (found.model_dump() if field == "stream_options" else found) == good
+        with pytest.raises(ValidationError, match=field):
+            make(**{field: bad})
+
+
+@pytest.mark.parametrize("field", ACCEPTED)
+def test_accepted_field_changes_nothing(field: str) -> None:
+    assert completion(**{field: "anything"}) == completion()
+    assert chat(**{field: {"any": "thing"}}) == chat()
+
+
+@pytest.mark.parametrize("field", REFUSED)
+def test_refused_field_is_named_unless_it_is_off(field: str) -> None:
+    for off in (None, *REFUSED[field]):
+        assert completion(**{field: off}) == completion()
+    for make in (completion, chat):
+        with pytest.raises(ApiError, match=f"^{field}: ") as refused:
+            make(**{field: "surely on"})
+        assert (refused.value.status, refused.value.param) == (400, field)
+
+
+@pytest.mark.parametrize(
+    ("field", "off", "on"),
+    [
+        ("presence_penalty", 0.0, 0.5),
+        ("presence_penalty", 0, True),
+        ("best_of", 1, 2),
+        ("echo", False, True),
+        ("logprobs", False, 0),
+        ("logit_bias", {}, {"50256": -100}),
+        ("response_format", {"type": "text"}, {"type": "json_object"}),
+        ("tools", [], [{"type": "function"}]),
+        ("store", False, True),
+    ],
+)
+def test_off_and_on(field: str, off: object, on: object) -> None:
+    assert completion(**{field: off}) == completion()
+    with pytest.raises(ApiError, match=field):
+        completion(**{field: on})
+
+
+def test_unknown_fields_are_ignored() -> None:
+    assert completion(chat_template_kwargs={"a": 1}, whatever=[1, 2]) == completion()
+
+
+def test_several_choices_name_the_limit() -> None:
+    with pytest.raises(ApiError, match="1 choice") as refused:
+        completion(n=2)
+    assert refused.value.param == "n"
+
+
+@pytest.mark.parametrize(("stop", "said"), [(["a"] * 17, "at most 16"), ([""], "1 to 1024"), ("x" * 1025, "1 to 1024")])
+def test_limits_of_stop_strings_are_stated(stop: object, said: str) -> None:
+    assert completion(stop=["a"] * 16).stops == ["a"] * 16
+    assert completion(stop="a").stops == ["a"]
+    with pytest.raises(ApiError, match=said) as refused:
+        completion(stop=stop)
+    assert refused.value.param == "stop"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1, 1e300, "1", True, [1]])
+def test_numbers_are_numbers_within_range(value: object) -> None:
+    with pytest.raises(ValidationError, match="temperature"):
+        completion(temperature=value)
+
+
+@pytest.mark.parametrize("value", [-1, 2**31, 10**400, 1.0, "16", True])
+def test_counts_are_whole_numbers_within_range(value: object) -> None:
+    with pytest.raises(ValidationError, match="max_tokens"):
+        completion(max_tokens=value)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user"},
+        {"role": "user", "content": None},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
+        {"role": "user", "content": [{"type": "text"}]},
+        {"role": "tool", "content": "x"},
+        {"role": "", "content": "x"},
+        "x",
+    ],
+)
+def test_messages_that_cannot_be_answered_are_refused(message: object) -> None:
+    with pytest.raises(ValidationError, match="messages"):
+        chat(messages=[message])
+
+
+def test_messages_reach_the_template_as_it_expects_them() -> None:
+    request = chat(
+        messages=[
+            {"role": "developer", "content": "d"},
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": "Ada"},
+        ]
+    )
+    assert request.template_messages() == [
+        {"role": "system", "content": "d"},
+        {"role": "user", "content": "ab", "name": "Ada"},
+    ]
+    with pytest.raises(ValidationError, match="messages"):
+        chat(messages=[])
+
+
+@pytest.mark.parametrize("body", [{}, {"position": 1, "bytes": 2}, {"ttl_seconds": 5}, {"mode": "auto", "position": 0}])
+def test_target_is_exactly_one_wish(body: dict[str, Any]) -> None:
+    with pytest.raises(ApiError, match="exactly one"):
+        TargetRequest.model_validate(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"position": -1},
+        {"position": "3"},
+        {"mode": "manual"},
+        {"position": 1, "ttl_seconds": 0},
+        {"position": 1, "ttl_seconds": math.nan},
+    ],
+)
+def test_target_values_are_checked(body: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        TargetRequest.model_validate(body)

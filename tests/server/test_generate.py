@@ -1,0 +1,339 @@
+"""Completions and chat completions over a fake model: shapes, streaming, stop strings, limits, cancellation."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flexquant.server.stop_strings import StopMatcher
+from support.fake_daemon import CONTEXT, FakeDaemon, fake_daemon
+from support.fake_model import next_token
+
+Json = dict[str, Any]
+TEXT = "/v1/completions"
+CHAT = "/v1/chat/completions"
+USER = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[FakeDaemon]:
+    with fake_daemon() as running:
+        yield running
+
+
+async def _post(daemon: FakeDaemon, path: str, body: object) -> httpx.Response:
+    async with daemon.client() as client:
+        return await client.post(path, json=body)
+
+
+def post(daemon: FakeDaemon, path: str, body: object) -> httpx.Response:
+    return asyncio.run(_post(daemon, path, body))
+
+
+def events(answer: httpx.Response) -> list[Json]:
+    """The chunks of a streamed answer, which must end with [DONE]."""
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    *lines, done = [line for line in answer.text.split("\n\n") if line]
+    assert done == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+def expected_text(daemon: FakeDaemon, prompt: list[int], count: int) -> str:
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(next_token(tokens[-1], len(tokens)))
+    return daemon.tokenizer.decode(tokens[len(prompt) :])
+
+
+def test_completion_has_openais_shape_and_the_models_text(daemon: FakeDaemon) -> None:
+    answer = post(daemon, TEXT, {"model": "demo", "prompt": "Hello", "max_tokens": 5})
+    assert answer.status_code == 200
+    assert answer.headers["x-flexquant-position"] == "0"
+    body = answer.json()
+    prompt = daemon.tokenizer.encode("Hello", bos=True)
+    assert body["id"].startswith("cmpl-")
+    assert body["object"] == "text_completion"
+    assert body["model"] == "docs-llama"
+    assert body["system_fingerprint"] == "fqtest-p0"
+    assert body["choices"] == [
+        {"index": 0, "text": expected_text(daemon, prompt, 5), "logprobs": None, "finish_reason": "length"}
+    ]
+    assert body["usage"] == {
+        "prompt_tokens": len(prompt),
+        "completion_tokens": 5,
+        "total_tokens": len(prompt) + 5,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "flexquant": {"position_start": 0, "position_end": 0, "position_worst": 0},
+    }
+
+
+def test_chat_has_openais_shape(daemon: FakeDaemon) -> None:
+    body = post(daemon, CHAT, {"model": "demo", "messages": USER, "max_tokens": 5}).json()
+    prompt = daemon.tokenizer.encode("<|begin|><|user|>Hello<|end|><|assistant|>", special=True, bos=False)
+    assert body["id"].startswith("chatcmpl-")
+    assert body["object"] == "chat.completion"
+    assert body["choices"][0]["message"] == {
+        "role": "assistant",
+        "content": expected_text(daemon, prompt, 5),
+        "refusal": None,
+    }
+    assert body["usage"]["prompt_tokens"] == len(prompt), "BOS is there once"
+
+
+def test_streamed_chat_begins_with_the_role_and_ends_with_the_reason(daemon: FakeDaemon) -> None:
+    chunks = events(post(daemon, CHAT, {"messages": USER, "max_tokens": 5, "stream": True}))
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert deltas[0] == {"role": "assistant", "content": ""}
+    assert deltas[-1] == {}
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None] * (len(chunks) - 1) + ["length"]
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert all("usage" not in chunk for chunk in chunks)
+
+
+def test_usage_is_streamed_on_request_in_a_last_chunk_without_choices(daemon: FakeDaemon) -> None:
+    body = {"prompt": "a", "max_tokens": 3, "stream": True, "stream_options": {"include_usage": True}}
+    *chunks, last = events(post(daemon, TEXT, body))
+    assert all(chunk["usage"] is None for chunk in chunks)
+    assert last["choices"] == []
+    assert last["usage"]["completion_tokens"] == 3
+    assert last["usage"]["flexquant"]["position_worst"] == 0
+
+
+@given(st.text(max_size=20), st.integers(1, 40), st.data())
+@settings(deadline=None, max_examples=60)
+def test_streamed_text_equals_the_whole_text_cut_at_the_first_stop(
+    daemon: FakeDaemon, prompt: str, count: int, data: st.DataObject
+) -> None:
+    full = expected_text(daemon, daemon.tokenizer.encode(prompt, bos=True), count)
+    starts = st.integers(0, max(len(full) - 1, 0))
+    pieces = starts.flatmap(lambda start: st.integers(1, 6).map(lambda length: full[start : start + length]))
+    stops = data.draw(st.lists(pieces.filter(bool) if full else st.just("x"), max_size=4))
+    matcher = StopMatcher(stops)
+    wanted = "".join(matcher.push(character) for character in full if not matcher.stopped)
+    wanted += "" if matcher.stopped else matcher.flush()
+    reason = "stop" if matcher.stopped else "length"
+
+    body: Json = {"prompt": prompt, "max_tokens": count, "stop": stops}
+    whole = post(daemon, TEXT, body).json()
+    chunks = events(post(daemon, TEXT, body | {"stream": True}))
+    assert (whole["choices"][0]["text"], whole["choices"][0]["finish_reason"]) == (wanted, reason)
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == wanted
+    assert chunks[-1]["choices"][0]["finish_reason"] == reason
+
+
+def test_completions_default_to_16_tokens_and_chat_to_the_rest_of_the_context(daemon: FakeDaemon) -> None:
+    assert post(daemon, TEXT, {"prompt": "a"}).json()["usage"]["completion_tokens"] == 16
+    assert post(daemon, CHAT, {"messages": USER}).json()["usage"]["total_tokens"] == CONTEXT
+
+
+def test_max_tokens_beyond_the_context_end_there(daemon: FakeDaemon) -> None:
+    body = post(daemon, TEXT, {"prompt": "a", "max_tokens": 2**31 - 1}).json()
+    assert body["usage"]["total_tokens"] == CONTEXT
+    assert body["choices"][0]["finish_reason"] == "length"
+
+
+def test_max_completion_tokens_is_the_newer_word_and_counts(daemon: FakeDaemon) -> None:
+    body = post(daemon, CHAT, {"messages": USER, "max_completion_tokens": 3, "max_tokens": 9}).json()
+    assert body["usage"]["completion_tokens"] == 3
+
+
+@pytest.mark.parametrize("length", [CONTEXT, CONTEXT + 1, 3000])
+def test_too_long_a_prompt_is_context_length_exceeded(daemon: FakeDaemon, length: int) -> None:
+    answer = post(daemon, TEXT, {"prompt": [70] * length})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["code"] == "context_length_exceeded"
+    assert str(length) in error["message"]
+    assert str(CONTEXT) in error["message"]
+
+
+def test_longest_prompt_leaves_one_token(daemon: FakeDaemon) -> None:
+    assert post(daemon, TEXT, {"prompt": [70] * (CONTEXT - 1)}).json()["usage"]["completion_tokens"] == 1
+
+
+@pytest.mark.parametrize("prompt", ["Hello", ["Hello"]])
+def test_prompt_may_be_a_string_or_a_list_with_one(daemon: FakeDaemon, prompt: object) -> None:
+    tokens = daemon.tokenizer.encode("Hello", bos=True)
+    body = post(daemon, TEXT, {"prompt": prompt, "max_tokens": 4}).json()
+    assert body["choices"][0]["text"] == expected_text(daemon, tokens, 4)
+
+
+@pytest.mark.parametrize("prompt", [[70, 71, 72], [[70, 71, 72]]])
+def test_prompt_may_be_token_ids_which_are_taken_as_they_are(daemon: FakeDaemon, prompt: object) -> None:
+    body = post(daemon, TEXT, {"prompt": prompt, "max_tokens": 4}).json()
+    assert body["usage"]["prompt_tokens"] == 3
+    assert body["choices"][0]["text"] == expected_text(daemon, [70, 71, 72], 4)
+
+
+@pytest.mark.parametrize(
+    "prompt", [["a", "b"], [[1], [2]], [], [[]], [4096], [-1], [True], [1, "a"], {"a": 1}, 5, None]
+)
+def test_other_prompts_are_refused(daemon: FakeDaemon, prompt: object) -> None:
+    answer = post(daemon, TEXT, {"prompt": prompt})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "prompt"
+
+
+def test_model_names(daemon: FakeDaemon) -> None:
+    for name in ("docs-llama", "demo", None):
+        assert post(daemon, TEXT, {"model": name, "prompt": "a", "max_tokens": 1}).status_code == 200
+    answer = post(daemon, TEXT, {"model": "gpt-4o", "prompt": "a"})
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "model_not_found"
+
+
+def test_move_during_an_answer_is_told_in_the_usage(daemon: FakeDaemon) -> None:
+    async def run() -> tuple[httpx.Response, int]:
+        daemon.model.gate.clear()
+        asking = asyncio.create_task(_post(daemon, TEXT, {"prompt": "a", "max_tokens": 30}))
+        await asyncio.to_thread(daemon.model.at_gate.wait, 30)
+        daemon.model.move_to(2)
+        daemon.model.gate.set()
+        answer = await asking
+        return answer, daemon.model.position
+
+    answer, position = asyncio.run(run())
+    daemon.model.move_to(0).result(30)
+    assert position == 2
+    assert answer.headers["x-flexquant-position"] == "0"
+    assert answer.json()["usage"]["flexquant"] == {"position_start": 0, "position_end": 2, "position_worst": 2}
+
+
+def test_model_without_chat_template_says_so() -> None:
+    with fake_daemon(chat_template=False) as daemon:
+        answer = post(daemon, CHAT, {"messages": USER})
+        assert answer.status_code == 400
+        assert "/v1/completions" in answer.json()["error"]["message"]
+
+
+def test_full_queue_is_a_503_with_retry_after() -> None:
+    async def run(daemon: FakeDaemon) -> list[httpx.Response]:
+        daemon.model.gate.clear()
+        async with daemon.client() as client:
+            body = {"prompt": "a", "max_tokens": 2}
+            first = asyncio.create_task(client.post(TEXT, json=body))
+            await asyncio.to_thread(daemon.model.at_gate.wait, 30)
+            others = [asyncio.create_task(client.post(TEXT, json=body | {"stream": True})) for _ in range(4)]
+            refused = [await next(asyncio.as_completed(others)) for _ in range(1)]
+            daemon.model.gate.set()
+            return [await first, *[await other for other in others], *refused]
+
+    with fake_daemon("--max-queue", "2") as daemon:
+        first, *others, refused = asyncio.run(run(daemon))
+    assert first.status_code == 200
+    assert sorted(other.status_code for other in others) == [200, 200, 503, 503]
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"] == "1"
+    assert refused.json()["error"]["code"] == "queue_full"
+    assert "2 requests" in refused.json()["error"]["message"]
+
+
+def test_no_free_kv_pages_is_a_503(daemon: FakeDaemon) -> None:
+    daemon.model.free_pages, kept = 0, daemon.model.free_pages
+    try:
+        answer = post(daemon, TEXT, {"prompt": "a", "stream": True})
+    finally:
+        daemon.model.free_pages = kept
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "kv_cache_exhausted"
+
+
+def test_error_within_a_stream_is_an_event_in_the_envelope(daemon: FakeDaemon) -> None:
+    daemon.model.fail = OSError("the secret inner reason")
+    answer = post(daemon, TEXT, {"prompt": "a", "stream": True})
+    assert answer.status_code == 200
+    (line,) = [line for line in answer.text.split("\n\n") if line]
+    error = json.loads(line.removeprefix("data: "))["error"]
+    assert error["type"] == "server_error"
+    assert "secret" not in error["message"]
+
+
+def test_error_before_a_whole_answer_is_a_500_in_the_envelope(daemon: FakeDaemon) -> None:
+    daemon.model.fail = OSError("the secret inner reason")
+    answer = post(daemon, TEXT, {"prompt": "a"})
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "internal_error"
+    assert post(daemon, TEXT, {"prompt": "a", "max_tokens": 1}).status_code == 200
+
+
+def test_everything_is_given_back_in_the_end(daemon: FakeDaemon) -> None:
+    assert daemon.model.free_pages == 64
+    assert daemon.engine.waiting == 0
+
+
+async def _leave(daemon: FakeDaemon, body: Json, leave: asyncio.Event) -> list[Json]:
+    """Ask as a client that goes away when `leave` is set; returns what was sent to it."""
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": TEXT,
+        "raw_path": TEXT.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"127.0.0.1:8000"), (b"content-type", b"application/json")],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 8000),
+    }
+    content = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+    sent: list[Json] = []
+
+    async def receive() -> Json:
+        if content:
+            return content.pop()
+        await leave.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await daemon.app(scope, receive, send)
+    return sent
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_client_that_goes_away_during_prefill_is_given_up_at_the_next_safe_point(stream: bool) -> None:
+    async def run(daemon: FakeDaemon) -> None:
+        leave = asyncio.Event()
+        daemon.model.gate.clear()
+        body = {"prompt": [70] * 400, "stream": stream}
+        asking = asyncio.create_task(_leave(daemon, body, leave))
+        await asyncio.to_thread(daemon.model.at_gate.wait, 30)
+        leave.set()
+        await asyncio.sleep(0.05)
+        daemon.model.gate.set()
+        await asyncio.wait_for(asking, 30)
+        answer = await _post(daemon, TEXT, {"prompt": "next", "max_tokens": 1})
+        assert answer.status_code == 200
+
+    with fake_daemon() as daemon:
+        asyncio.run(run(daemon))
+        assert daemon.model.passes == 1, "only the next client's prompt was computed"
+        assert daemon.model.free_pages == 64
+
+
+def test_client_that_goes_away_while_it_waits_never_gets_its_turn() -> None:
+    async def run(daemon: FakeDaemon) -> None:
+        leave = asyncio.Event()
+        daemon.model.gate.clear()
+        first = asyncio.create_task(_post(daemon, TEXT, {"prompt": "a", "max_tokens": 1}))
+        await asyncio.to_thread(daemon.model.at_gate.wait, 30)
+        waiting = asyncio.create_task(_leave(daemon, {"prompt": "b", "stream": True}, leave))
+        while daemon.engine.waiting == 0:
+            await asyncio.sleep(0.001)
+        leave.set()
+        await asyncio.sleep(0.05)
+        daemon.model.gate.set()
+        assert (await first).status_code == 200
+        await asyncio.wait_for(waiting, 30)
+
+    with fake_daemon() as daemon:
+        asyncio.run(run(daemon))
+        assert daemon.model.passes == 1

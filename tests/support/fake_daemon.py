@@ -1,0 +1,79 @@
+"""The HTTP application over the fake model, without sockets."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+from fastapi import FastAPI
+
+from flexquant.engine.tokenizer import Tokenizer
+from flexquant.server.app import create_app
+from flexquant.server.chat_template import ChatTemplate
+from flexquant.server.control_loop import Controller
+from flexquant.server.controller.parameters import Parameters
+from flexquant.server.controller.sample import MemoryReading
+from flexquant.server.daemon_state import DaemonState, ServedModel
+from flexquant.server.elastic_facade import ElasticFacade
+from flexquant.server.elastic_state import Quality
+from flexquant.server.engine_thread import EngineThread
+from flexquant.server.monitor import Monitor
+from flexquant.server.settings import load_settings
+from support.fake_model import DOCS_LLAMA, FakeModel
+
+GIB = 2**30
+CONTEXT = 512
+
+
+class PlentyOfMemory:
+    """A probe that always says the same."""
+
+    name = "plenty"
+
+    def read(self) -> MemoryReading:
+        return MemoryReading(self.name, available=12 * GIB, total=16 * GIB)
+
+
+@dataclass(frozen=True, slots=True)
+class FakeDaemon:
+    """The application and what is behind it."""
+
+    app: FastAPI
+    model: FakeModel
+    engine: EngineThread
+    tokenizer: Tokenizer
+
+    def client(self, **headers: str) -> httpx.AsyncClient:
+        """A client that reaches the application directly."""
+        return httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.app), base_url="http://127.0.0.1:8000", headers=headers
+        )
+
+
+@contextmanager
+def fake_daemon(*arguments: str, chat_template: bool = True) -> Iterator[FakeDaemon]:
+    """An application whose engine thread runs; `arguments` are settings of `flexquant-serve`."""
+    settings = load_settings(["--model", "demo", *arguments])
+    model, tokenizer = FakeModel(), Tokenizer.open(DOCS_LLAMA)
+    engine = EngineThread(model, tokenizer, max_queue=settings.max_queue)
+    facade = ElasticFacade(model, [Quality(10.0 + k, 0.1 * k) for k in range(4)], lambda: engine.seconds_per_token)
+    controller = Controller(facade, Monitor([PlentyOfMemory()]), Parameters())
+    source = tokenizer.chat_template if chat_template else None
+    tokens = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
+    served = ServedModel(
+        id="docs-llama",
+        aliases=frozenset({"demo", *settings.alias}),
+        created=1_700_000_000,
+        build="fqtest",
+        context=CONTEXT,
+        vocab_size=model.config.vocab_size,
+        tokenizer=tokenizer,
+        chat_template=None if source is None else ChatTemplate(source, tokens),
+    )
+    engine.start()
+    try:
+        yield FakeDaemon(create_app(DaemonState(served, engine, controller), settings), model, engine, tokenizer)
+    finally:
+        model.gate.set()
+        engine.stop("the test has ended")
+        engine.join()

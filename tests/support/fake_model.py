@@ -1,0 +1,107 @@
+"""A model without weights: the next token is a fixed function of those before. For tests of all above the engine.
+
+It is a Backend and moves as ElasticModel does: positions change at safe points only.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+import torch
+
+from flexquant.engine.decoder import Segment, nothing
+from flexquant.engine.errors import KVExhaustedError
+from flexquant.engine.kv_cache import KVSequence, pages_for
+from flexquant.engine.memory.registry import MemorySnapshot, ModuleBytes
+from flexquant.engine.model_config import read_model_config
+
+DOCS_LLAMA = Path(__file__).parents[1] / "assets" / "docs-llama"
+"""The model whose shape and tokenizer the fake has."""
+LAYERS = 4
+"""Safe points per pass."""
+
+
+def next_token(token: int, length: int) -> int:
+    """What follows `token` as the last of `length`; ids below 64 (special tokens, control characters) never do."""
+    return 64 + (token * 31 + length * 17) % 4000
+
+
+class FakeModel:
+    """Continues every prompt by `next_token`, at any position.
+
+    Args:
+        pages: KV pages that sequences may reserve.
+    """
+
+    def __init__(self, pages: int = 64) -> None:
+        self.config = read_model_config(DOCS_LLAMA)
+        self.footprints = [4000, 3000, 2000, 1000]
+        self.position = 0
+        self.target = 0
+        self.on_ready: Callable[[], None] = nothing
+        self.gate = threading.Event()
+        """Cleared: passes wait before every layer until it is set."""
+        self.gate.set()
+        self.at_gate = threading.Event()
+        """Set while the engine thread waits at the gate."""
+        self.passes = 0
+        self.free_pages = pages
+        self.fail: Exception | None = None
+        """Raised by the next pass."""
+        self.budgets: list[float | None] = []
+        """Of the moves that were ordered."""
+        self._moves: list[Future[int]] = []
+
+    def new_sequence(self, tokens: int) -> KVSequence:
+        pages = pages_for(tokens)
+        if pages > self.free_pages:
+            raise KVExhaustedError(f"{pages} pages are needed, {self.free_pages} are free")
+        self.free_pages -= pages
+        return KVSequence(reserved_pages=pages)
+
+    def release(self, sequence: KVSequence) -> None:
+        self.free_pages += sequence.reserved_pages
+        sequence.reserved_pages = 0
+
+    def forward(self, segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> torch.Tensor:
+        logits = torch.zeros(len(segments), self.config.vocab_size)
+        for _ in range(LAYERS):
+            if not self.gate.is_set():
+                self.at_gate.set()
+                assert self.gate.wait(60)
+                self.at_gate.clear()
+            self.safe_point()
+            safe_point()
+        if self.fail is not None:
+            failure, self.fail = self.fail, None
+            raise failure
+        self.passes += 1
+        for row, segment in enumerate(segments):
+            segment.sequence.length += len(segment.tokens)
+            logits[row, next_token(int(segment.tokens[-1]), segment.sequence.length)] = 50.0
+        return logits
+
+    def safe_point(self) -> None:
+        if self.position != self.target:
+            self.position += 1 if self.target > self.position else -1
+            self.on_ready()
+        if self.position == self.target:
+            while self._moves:
+                self._moves.pop().set_result(self.position)
+
+    @property
+    def moving(self) -> bool:
+        return self.position != self.target
+
+    def move_to(self, position: int, *, budget_s: float | None = None) -> Future[int]:
+        self.budgets.append(budget_s)
+        moved: Future[int] = Future()
+        self._moves.append(moved)
+        self.target = position
+        self.on_ready()
+        return moved
+
+    def resident_bytes(self) -> MemorySnapshot:
+        weights = self.footprints[self.position]
+        return MemorySnapshot({"all": ModuleBytes(weights, weights)}, 0, 0, {}, 0, 0)
