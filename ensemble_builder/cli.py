@@ -1,0 +1,48 @@
+"""`flexquant-build`: the command line. Data goes to stdout, progress and errors to stderr."""
+
+import sys
+from collections.abc import Sequence
+
+from flexquant.engine.errors import FlexQuantError
+from flexquant.engine.thread_waiting import sleep_while_waiting
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    sleep_while_waiting()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _run(given)
+    except FlexQuantError as error:
+        _complain(f"error: {error.message}")
+        if error.hint:
+            _complain(f"hint: {error.hint}")
+        return error.exit_code
+    except OSError as error:
+        _complain(f"error: {error}")
+        return FlexQuantError.exit_code
+    except KeyboardInterrupt:
+        _complain("interrupted; the same command continues the build")
+        return 130
+    return 0
+
+
+def _run(given: Sequence[str]) -> None:
+    """Run the command that the first argument names. Commands are imported late, because they import torch."""
+    match given:
+        case ["eval", *rest]:
+            from flexquant.ensemble_builder import eval_command
+
+            eval_command.run(rest)
+        case ["sample-text", *rest]:
+            from flexquant.ensemble_builder import sample_command
+
+            sample_command.run(rest)
+        case _:
+            from flexquant.ensemble_builder import build_command
+
+            build_command.run(given)
+
+
+def _complain(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

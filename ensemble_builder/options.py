@@ -1,0 +1,91 @@
+"""What a build can be told, and its presets."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from flexquant.ensemble_builder.file_hashes import file_record
+from flexquant.ensemble_builder.workplace import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """How the sequence is searched for.
+
+    Args:
+        text: File with the search text; sampled from the model if None.
+        tokens: Tokens of it to measure on, at most (whole windows, at least one).
+        seed: Seed of texts that are sampled.
+        evaluations: Most evaluations; the sensitivities and the quality of every position are always measured.
+            Six per transition if None.
+        minutes: Most minutes for the search; what is always measured may take longer. No limit if None. With one, the
+            outcome depends on the speed of the machine.
+    """
+
+    text: Path | None
+    tokens: int
+    seed: int
+    evaluations: int | None
+    minutes: float | None
+
+    def settings(self) -> Settings:
+        """Return what the outcome depends on."""
+        return {
+            "search text": text_identity(self.text),
+            "search tokens": self.tokens,
+            "seed": self.seed,
+            "evaluations": self.evaluations,
+            "minutes": self.minutes,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeOptions:
+    """How the levels are made.
+
+    Args:
+        levels: Bits per weight, falling.
+        calibration: File with the calibration text; sampled from the model if None.
+        calibration_tokens: Tokens of it to calibrate on, at most.
+        group_size: Weights that share a scale.
+    """
+
+    levels: tuple[float, ...]
+    calibration: Path | None
+    calibration_tokens: int
+    group_size: int
+
+    def settings(self) -> Settings:
+        """Return what the outcome depends on."""
+        return {
+            "levels": list(self.levels),
+            "calibration text": text_identity(self.calibration),
+            "calibration tokens": self.calibration_tokens,
+            "group size": self.group_size,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Amounts of work that a build defaults to.
+
+    Args:
+        calibration_tokens: See `QuantizeOptions`.
+        search_tokens: See `SearchOptions`.
+        evaluations: See `SearchOptions`.
+    """
+
+    calibration_tokens: int
+    search_tokens: int
+    evaluations: int | None
+
+
+PRESETS: Final = {
+    "standard": Preset(calibration_tokens=65536, search_tokens=8192, evaluations=None),
+    "quick": Preset(calibration_tokens=8192, search_tokens=2048, evaluations=0),
+}
+
+
+def text_identity(path: Path | None) -> str | None:
+    """Return a hash of a text file, by which builds from different texts are told apart."""
+    return None if path is None else file_record(path).sha256

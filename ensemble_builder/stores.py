@@ -1,0 +1,125 @@
+"""The stores of an ensemble while it is being built, and the modules that they make together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flexquant.engine.exl2.spec import Exl2Spec, read_spec
+from flexquant.engine.manifest import Level, Module, Variant
+from flexquant.engine.model_config import EMBEDDING, ModelConfig, read_model_config
+from flexquant.engine.tensor_index import TensorIndex
+from flexquant.engine.weights import Exl2Weights
+from flexquant.ensemble_builder.sequence import Unit
+
+LEVELS_FOLDER = "levels"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """One level: a model in EXL2.
+
+    Args:
+        level: Its name.
+        bits: Average width of the decoder's weight codes, as asked for.
+        index: Its tensors.
+        config: Its config.json.
+        specs: How each linear layer is stored, by key.
+    """
+
+    level: str
+    bits: float
+    index: TensorIndex
+    config: ModelConfig
+    specs: dict[str, Exl2Spec]
+
+    def weights(self) -> Exl2Weights:
+        """Return the weights for running the whole store or parts of it."""
+        return Exl2Weights(self.index, self.config)
+
+    @property
+    def module_bytes(self) -> int:
+        """Payload bytes of all quantized modules."""
+        return sum(spec.payload for spec in self.specs.values())
+
+
+def open_store(folder: Path, level: str, bits: float) -> Store:
+    """Open an EXL2 checkpoint and check all of its linear layers.
+
+    Raises:
+        CheckpointError: A file or tensor is missing or damaged.
+        UnsupportedModelError: The architecture is not supported.
+    """
+    config = read_model_config(folder)
+    index = TensorIndex.open(folder)
+    specs = {
+        shape.key: read_spec(
+            index, shape.key, in_features=shape.in_features, out_features=shape.out_features, bias=shape.bias
+        )
+        for shape in config.linears()
+    }
+    return Store(level, bits, index, config, specs)
+
+
+def level_of(store: Store) -> Level:
+    """Return the manifest's record of a store."""
+    weights = sum(shape.in_features * shape.out_features for shape in store.config.linears())
+    return Level(
+        name=store.level,
+        bits=store.bits,
+        bits_per_weight=round(8 * store.module_bytes / weights, 4),
+        store=f"{LEVELS_FOLDER}/{store.level}",
+    )
+
+
+def modules_of(stores: Sequence[Store]) -> list[Module]:
+    """Return the modules of an ensemble: one per linear layer, in forward order.
+
+    A variant that is no smaller than the one before it is left out: going there would give nothing back.
+
+    Args:
+        stores: From best to smallest.
+    """
+    modules = []
+    for shape in stores[0].config.linears():
+        variants: list[Variant] = []
+        for store in stores:
+            spec = store.specs[shape.key]
+            if not variants or spec.payload < variants[-1].bytes:
+                names = [entry.name for entry in spec.entries.values()]
+                variants.append(Variant(level=store.level, tensors=names, bytes=spec.payload))
+        modules.append(
+            Module(
+                name=shape.key,
+                linear=shape.key,
+                in_features=shape.in_features,
+                out_features=shape.out_features,
+                variants=variants,
+            )
+        )
+    return modules
+
+
+def units_of(modules: Sequence[Module]) -> list[Unit]:
+    """Return the units of a search by projections: one per module, in the same order."""
+    return [Unit(module.name, tuple(variant.bytes for variant in module.variants)) for module in modules]
+
+
+def norm_bytes(store: Store) -> int:
+    """Return the bytes of the norms, which no position changes."""
+    return sum(store.index[name].nbytes for name in store.config.norms())
+
+
+def embedding_bytes(store: Store) -> int:
+    """Return the bytes of the embedding table."""
+    return store.index[EMBEDDING].nbytes
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Return the number of weights: embedding included, tied weights once."""
+    norms = len(config.norms()) * config.hidden_size
+    linears = sum(
+        shape.in_features * shape.out_features + (shape.out_features if shape.bias else 0)
+        for shape in config.linears()
+        if not (shape.layer is None and config.tied_head)
+    )
+    return config.vocab_size * config.hidden_size + norms + linears
