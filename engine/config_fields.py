@@ -1,82 +1,171 @@
-"""Typed access to the fields of a `config.json`, with errors that name file and field."""
+"""Typed access to the fields of a JSON file, with errors that name file and field."""
 
+import json
+import reprlib
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from flexquant.engine.errors import CheckpointError
+from flexquant.engine.errors import CheckpointError, UnsupportedModelError
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Raises:
+        CheckpointError: It cannot be read, or holds something else.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}", hint="Is this a model folder?") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: not a JSON object")
+    return found
 
 
 class ConfigFields:
-    """The fields of one JSON object. A field that is null counts as absent.
+    """One JSON object; `null` counts as absent, as it does in transformers.
 
     Args:
         path: The file, for messages.
-        fields: Its content.
-        prefix: Name of the object within the file, such as "rope_scaling.".
+        fields: The object.
+        prefix: Where the object lies in the file, such as "rope_scaling.".
     """
 
-    def __init__(self, path: Path, fields: dict[str, Any], prefix: str = "") -> None:
+    def __init__(self, path: Path, fields: Mapping[str, object], prefix: str = "") -> None:
         self.path = path
         self._fields = fields
         self._prefix = prefix
 
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a file that holds one JSON object.
+
+        Raises:
+            CheckpointError: It cannot be read, or holds something else.
+        """
+        return cls(path, read_object(path))
+
+    def __bool__(self) -> bool:
+        """Whether there is any field."""
+        return bool(self._fields)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the field is there, be it as `null`."""
+        return name in self._fields
+
     def has(self, name: str) -> bool:
-        """Whether the field is there and not null."""
+        """Whether the field is there and not `null`."""
         return self._fields.get(name) is not None
 
-    def text(self, name: str, default: str | None = None) -> str:
-        """A string."""
-        value = self._get(name, default)
-        if not isinstance(value, str):
-            raise self.error(name, f"{value!r} is not a string")
-        return value
+    def invalid(self, name: str, expected: str) -> CheckpointError:
+        """The error for a field of no use; `expected` completes "it must be ..."."""
+        where = f"{self.path}: {self._prefix}{name}"
+        value = self._fields.get(name)
+        if value is None:
+            return CheckpointError(f"{where} is missing; it must be {expected}")
+        return CheckpointError(f"{where} is {reprlib.repr(value)}; it must be {expected}")
+
+    def unsupported(self, name: str, what: str, supported: str | None = None) -> UnsupportedModelError:
+        """The error for a setting that the engine does not run; `what` names it, `supported` what it does run."""
+        value = reprlib.repr(self._fields.get(name))
+        return UnsupportedModelError(
+            f"{self.path}: {self._prefix}{name} is {value}: {what} is not supported",
+            hint=f"Supported: {supported}." if supported else None,
+        )
 
     def size(self, name: str, default: int | None = None) -> int:
-        """A positive whole number."""
-        value = self._get(name, default)
-        if type(value) is not int or not 0 < value < 2**31:
-            raise self.error(name, f"{value!r} is not a positive whole number")
+        """A whole number of at least 1.
+
+        Raises:
+            CheckpointError: It is something else, or absent without a default.
+        """
+        value = self._fields.get(name)
+        if value is None and default is not None:
+            return default
+        if type(value) is not int or not 1 <= value < 2**31:
+            raise self.invalid(name, "a whole number of at least 1")
         return value
 
     def number(self, name: str, default: float | None = None) -> float:
-        """A positive finite number."""
-        value = self._get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise self.error(name, f"{value!r} is not a positive number")
+        """A finite number above 0.
+
+        Raises:
+            CheckpointError: It is something else, or absent without a default.
+        """
+        value = self._fields.get(name)
+        if value is None and default is not None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
+            raise self.invalid(name, "a number above 0")
         return float(value)
 
-    def flag(self, name: str, default: bool) -> bool:
-        """True or false."""
-        value = self._get(name, default)
-        if not isinstance(value, bool):
-            raise self.error(name, f"{value!r} is not true or false")
-        return value
+    def flag(self, name: str, *, default: bool) -> bool:
+        """A truth value.
 
-    def token_ids(self, name: str) -> tuple[int, ...]:
-        """A token id, a list of them, or nothing."""
-        value = self._fields.get(name)
-        ids = [] if value is None else value if isinstance(value, list) else [value]
-        if not all(type(token) is int and token >= 0 for token in ids):
-            raise self.error(name, f"{value!r} is not a token id or a list of them")
-        return tuple(ids)
-
-    def object(self, name: str) -> "ConfigFields | None":
-        """A nested object, None where it is absent."""
-        if not self.has(name):
-            return None
-        value = self._fields[name]
-        if not isinstance(value, dict):
-            raise self.error(name, f"{value!r} is not an object")
-        return ConfigFields(self.path, value, f"{self._prefix}{name}.")
-
-    def error(self, name: str, what: str) -> CheckpointError:
-        """An error that names the file and the field."""
-        return CheckpointError(f"{self.path}: {self._prefix}{name}: {what}")
-
-    def _get(self, name: str, default: object) -> object:
+        Raises:
+            CheckpointError: It is something else.
+        """
         value = self._fields.get(name)
         if value is None:
-            if default is None:
-                raise self.error(name, "is missing")
             return default
+        if not isinstance(value, bool):
+            raise self.invalid(name, "true or false")
         return value
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """A string.
+
+        Raises:
+            CheckpointError: It is something else, or absent without a default.
+        """
+        value = self._fields.get(name)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, str):
+            raise self.invalid(name, "a string")
+        return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of strings; empty if absent.
+
+        Raises:
+            CheckpointError: It is something else.
+        """
+        value = self._fields.get(name)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self.invalid(name, "a list of strings")
+        return tuple(value)
+
+    def token_ids(self, name: str) -> tuple[int, ...]:
+        """One token id or a list of them; empty if absent. -1, which some files say for "none", is left out.
+
+        Raises:
+            CheckpointError: It is something else.
+        """
+        value = self._fields.get(name)
+        if value is None:
+            return ()
+        ids: list[int] = []
+        for item in value if isinstance(value, list) else [value]:
+            if type(item) is not int or not -1 <= item < 2**31:
+                raise self.invalid(name, "a token id or a list of them")
+            ids.append(item)
+        return tuple(token for token in ids if token >= 0)
+
+    def section(self, name: str) -> "ConfigFields":
+        """A nested object; empty if absent.
+
+        Raises:
+            CheckpointError: It is something else.
+        """
+        value = self._fields.get(name)
+        if value is not None and not isinstance(value, dict):
+            raise self.invalid(name, "an object")
+        return ConfigFields(self.path, value or {}, f"{self._prefix}{name}.")

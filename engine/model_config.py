@@ -1,13 +1,12 @@
 """Shape and settings of a model, read from a Hugging Face `config.json`."""
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from flexquant.engine import architectures
+from flexquant.engine.architectures import ARCHITECTURES
 from flexquant.engine.config_fields import ConfigFields
-from flexquant.engine.errors import CheckpointError, UnsupportedModelError
+from flexquant.engine.errors import CheckpointError
 
 EMBEDDING: Final = "model.embed_tokens.weight"
 FINAL_NORM: Final = "model.norm.weight"
@@ -61,6 +60,7 @@ class ModelConfig:
     output_bias: bool
     """On o."""
     mlp_bias: bool
+    """On gate, up and down."""
     bos_id: int | None
     eos_ids: tuple[int, ...]
 
@@ -99,33 +99,102 @@ def post_norm(layer: int) -> str:
 def read_model_config(folder: Path) -> ModelConfig:
     """Read `config.json` and, for further end-of-text tokens, `generation_config.json`.
 
+    Sizes must be there; for everything else the defaults are those of transformers.
+
     Raises:
         CheckpointError: A file is missing or a field has no usable value; the message names it.
         UnsupportedModelError: The architecture, or a setting of it, is not one that the engine runs.
     """
-    path = folder / "config.json"
-    fields = ConfigFields(path, _read_object(path))
+    fields = ConfigFields.read(folder / "config.json")
     model_type = fields.text("model_type")
-    if model_type not in architectures.SUPPORTED:
-        raise UnsupportedModelError(
-            f"{path}: model_type {model_type!r} is not supported",
-            hint=f"Supported: {', '.join(architectures.SUPPORTED)}.",
+    if model_type not in ARCHITECTURES:
+        raise fields.unsupported("model_type", "this architecture", ", ".join(sorted(ARCHITECTURES)))
+    traits = ARCHITECTURES[model_type](fields)
+    if fields.text("hidden_act", "silu") != "silu":
+        raise fields.unsupported("hidden_act", "this activation", "silu")
+    quantization = fields.section("quantization_config")
+    if quantization and quantization.text("quant_method") != "exl2":
+        raise quantization.unsupported("quant_method", "this quantization", "exl2, and unquantized checkpoints")
+    hidden, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+    kv_heads = fields.size("num_key_value_heads", heads)
+    if heads % kv_heads:
+        raise CheckpointError(
+            f"{fields.path}: num_attention_heads is {heads}; it must be a multiple of num_key_value_heads, {kv_heads}"
         )
-    config = architectures.parser(model_type)(fields)
-    generation = folder / "generation_config.json"
-    if not generation.exists():
-        return config
-    more = ConfigFields(generation, _read_object(generation)).token_ids("eos_token_id")
-    return replace(config, eos_ids=tuple(dict.fromkeys((*config.eos_ids, *more))))
+    if hidden % heads and not fields.has("head_dim"):
+        raise CheckpointError(
+            f"{fields.path}: hidden_size is {hidden}; without head_dim it must be a multiple of num_attention_heads, "
+            f"{heads}"
+        )
+    head_dim = fields.size("head_dim", hidden // heads)
+    if head_dim % 2:
+        raise CheckpointError(f"{fields.path}: head_dim is {head_dim}; rotary embedding needs an even one")
+    context = fields.size("max_position_embeddings", traits.default_context)
+    bos = fields.token_ids("bos_token_id")
+    return ModelConfig(
+        architecture=model_type,
+        hidden_size=hidden,
+        intermediate_size=fields.size("intermediate_size"),
+        layers=fields.size("num_hidden_layers"),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocab_size=fields.size("vocab_size"),
+        context=context,
+        norm_eps=fields.number("rms_norm_eps", 1e-6),
+        rope=_read_rope(fields, context),
+        tied_head=fields.flag("tie_word_embeddings", default=False),
+        attention_bias=traits.attention_bias,
+        output_bias=traits.output_bias,
+        mlp_bias=traits.mlp_bias,
+        bos_id=(bos[0] if bos else None) if "bos_token_id" in fields else traits.default_bos,
+        eos_ids=_read_eos(fields, traits.default_eos),
+    )
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}", hint="Is this a model folder?") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
-    return found
+def _read_eos(fields: ConfigFields, default: tuple[int, ...]) -> tuple[int, ...]:
+    """End-of-text tokens of both files, without duplicates; the default only where neither names any."""
+    path = fields.path.with_name("generation_config.json")
+    generation = ConfigFields.read(path) if path.exists() else ConfigFields(path, {})
+    found = fields.token_ids("eos_token_id") + generation.token_ids("eos_token_id")
+    if "eos_token_id" not in fields and not found:
+        return default
+    return tuple(dict.fromkeys(found))
+
+
+def _read_rope(fields: ConfigFields, context: int) -> Rope:
+    """Rotary settings in either spelling.
+
+    Old: `rope_theta` beside `rope_scaling` = {"type" or "rope_type", factor, ...}. New: `rope_parameters` =
+    {rope_theta, rope_type, factor, ...}. Where both are there, transformers prefers `rope_scaling`; so do we.
+    """
+    scaling = fields.section("rope_scaling") or fields.section("rope_parameters")
+    theta = scaling.number("rope_theta", fields.number("rope_theta", 10000.0))
+    for kind in ("full_attention", "sliding_attention"):
+        if scaling.has(kind):
+            raise scaling.unsupported(kind, "a rotary embedding per kind of layer")
+    for place in (scaling, fields):
+        if place.number("partial_rotary_factor", 1.0) != 1.0:
+            raise place.unsupported("partial_rotary_factor", "rotating a part of the head", "1.0")
+    spelling = "rope_type" if scaling.has("rope_type") else "type"
+    match scaling.text(spelling, "default"):
+        case "default":
+            return Rope(theta)
+        case "linear":
+            return Rope(theta, "linear", factor=scaling.number("factor"))
+        case "llama3":
+            low, high = scaling.number("low_freq_factor"), scaling.number("high_freq_factor")
+            if low >= high:
+                raise scaling.invalid("high_freq_factor", f"above low_freq_factor, {low}")
+            return Rope(
+                theta,
+                "llama3",
+                factor=scaling.number("factor"),
+                low_freq_factor=low,
+                high_freq_factor=high,
+                original_context=scaling.size(
+                    "original_max_position_embeddings", fields.size("original_max_position_embeddings", context)
+                ),
+            )
+        case _:
+            raise scaling.unsupported(spelling, "this rope scaling", "default, linear, llama3")

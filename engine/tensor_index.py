@@ -7,10 +7,12 @@ one that quantizers copy along describes files that are not there any more.
 import json
 import math
 import os
+import reprlib
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, TypeGuard
 
 import torch
 
@@ -24,10 +26,15 @@ _DTYPES: Final[dict[str, torch.dtype]] = {
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
     "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
@@ -42,7 +49,7 @@ def torch_dtype(name: str) -> torch.dtype:
     try:
         return _DTYPES[name]
     except KeyError:
-        raise CheckpointError(f"dtype {name} is not supported; supported: {', '.join(_DTYPES)}") from None
+        raise CheckpointError(f"dtype {name!r} is not supported; supported: {', '.join(_DTYPES)}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +85,7 @@ class TensorIndex:
         for file in files:
             for entry in _read_header(file):
                 if entry.name in entries:
-                    raise CheckpointError(f"{file}: tensor {entry.name} is also in {entries[entry.name].file.name}")
+                    raise CheckpointError(f"{file}: tensor {entry.name!r} is also in {entries[entry.name].file.name}")
                 entries[entry.name] = entry
         return cls(folder, entries)
 
@@ -89,7 +96,7 @@ class TensorIndex:
         try:
             return self._entries[name]
         except KeyError:
-            raise CheckpointError(f"{self.folder}: tensor {name} is missing") from None
+            raise CheckpointError(f"{self.folder}: tensor {name!r} is missing") from None
 
     def names(self) -> list[str]:
         """Names of all tensors, sorted."""
@@ -124,7 +131,7 @@ def read_into(entry: TensorEntry, buffer: memoryview) -> None:
         while done < entry.nbytes:
             count = os.preadv(descriptor, [buffer[done : entry.nbytes]], entry.offset + done)
             if count == 0:
-                raise CheckpointError(f"{entry.file}: ends within tensor {entry.name}; the file is truncated")
+                raise CheckpointError(f"{entry.file}: ends within tensor {entry.name!r}; the file is truncated")
             done += count
     except OSError as error:
         raise CheckpointError(f"{entry.file}: cannot be read: {error.strerror}") from error
@@ -145,37 +152,59 @@ def _read_header(file: Path) -> list[TensorEntry]:
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
     try:
-        header = json.loads(text)
+        header = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: its header is not valid JSON") from error
+        raise CheckpointError(f"{file}: its header is not valid JSON: {error}") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{file}: its header is not a JSON object")
-    return [
+    entries = [
         _entry(file, name, found, start=8 + length, size=size)
         for name, found in header.items()
         if name != "__metadata__"
     ]
+    for before, after in pairwise(sorted(entries, key=lambda entry: (entry.offset, entry.nbytes))):
+        if after.offset < before.offset + before.nbytes:
+            raise CheckpointError(f"{file}: tensors {before.name!r} and {after.name!r} overlap")
+    return entries
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; ValueError if it names something twice, where json keeps the last."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found
 
 
 def _entry(file: Path, name: str, found: object, *, start: int, size: int) -> TensorEntry:
-    """One tensor of the header, with shape, type and offsets that agree."""
+    """One tensor of the header, with shape, type and offsets that agree.
+
+    `start` is where the data begins in the file, `size` the file's length, both in bytes.
+    """
+    where = f"{file}: tensor {name!r}"
     if not isinstance(found, dict):
-        raise CheckpointError(f"{file}: tensor {name}: its header entry is not an object")
+        raise CheckpointError(f"{where}: its header entry is not an object")
     dtype, shape, offsets = found.get("dtype"), found.get("shape"), found.get("data_offsets")
-    if not (isinstance(shape, list) and all(type(extent) is int and extent >= 0 for extent in shape)):
-        raise CheckpointError(f"{file}: tensor {name}: shape {shape!r} is not a list of sizes")
-    if not (isinstance(offsets, list) and len(offsets) == 2 and all(type(offset) is int for offset in offsets)):
-        raise CheckpointError(f"{file}: tensor {name}: data_offsets {offsets!r} are not two numbers")
     if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise CheckpointError(f"{file}: tensor {name}: dtype {dtype!r} is not supported")
+        raise CheckpointError(f"{where}: dtype {reprlib.repr(dtype)} is not supported; supported: {', '.join(_DTYPES)}")
+    if not _are_counts(shape) or math.prod(filter(None, shape)) >= 2**63:
+        raise CheckpointError(f"{where}: shape {reprlib.repr(shape)} is not a list of sizes")
+    if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise CheckpointError(f"{where}: data_offsets {reprlib.repr(offsets)} are not two ascending positions")
     begin, end = offsets
-    if not 0 <= begin <= end:
-        raise CheckpointError(f"{file}: tensor {name}: data_offsets {offsets} are not ascending")
     if start + end > size:
         raise CheckpointError(
-            f"{file}: tensor {name} ends at byte {start + end}, the file has {size}; it is truncated",
+            f"{where} ends at byte {start + end}, the file has {size}; it is truncated",
             hint="Download or build it again.",
         )
     if math.prod(shape) * _DTYPES[dtype].itemsize != end - begin:
-        raise CheckpointError(f"{file}: tensor {name}: shape {shape} of {dtype} does not take {end - begin} bytes")
+        raise CheckpointError(
+            f"{where}: shape {reprlib.repr(shape)} of {dtype} does not take the {end - begin} bytes that are there"
+        )
     return TensorEntry(name, dtype, tuple(shape), file, start + begin, end - begin)
+
+
+def _are_counts(value: object) -> TypeGuard[list[int]]:
+    """Whether it is a list of whole numbers that fit 63 bits and are not negative."""
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**63 for item in value)

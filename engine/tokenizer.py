@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 import tokenizers
 
+from flexquant.engine.config_fields import read_object
 from flexquant.engine.errors import CheckpointError, UnsupportedModelError
 
 _BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -60,7 +61,7 @@ class Tokenizer:
                 if (folder / "tokenizer.model").exists()
                 else "Is this a model folder?",
             )
-        description = _read_object(path)
+        description = read_object(path)
         try:
             library = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing more specific
@@ -69,7 +70,7 @@ class Tokenizer:
         library.no_truncation()
         library.no_padding()
         settings_path = folder / "tokenizer_config.json"
-        settings = _read_object(settings_path) if settings_path.exists() else {}
+        settings = read_object(settings_path) if settings_path.exists() else {}
         bos_token = _token(settings_path, settings, "bos_token")
         add_bos = settings.get("add_bos_token")
         if add_bos is None:
@@ -219,18 +220,6 @@ def _pieces(path: Path, decoder: object) -> _Pieces:
                     hint="Supported: ByteLevel, Metaspace, and Replace, ByteFallback, Fuse, Strip as in Llama 2.",
                 )
     return _Pieces(byte_level, byte_fallback, tuple(replacements), leading_spaces)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
-    return found
 
 
 def _token(path: Path, settings: dict[str, Any], name: str) -> str | None:

@@ -1,18 +1,15 @@
-"""Architectures that the engine runs: one file each, named as config.json's `model_type`."""
+"""The model families that the engine runs, one file each.
+
+Every file has a function `traits`, which checks what only its own `config.json` can say. Adding a family means adding
+its file here.
+"""
 
 from collections.abc import Callable
-from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from flexquant.engine.architectures import llama, qwen2
+from flexquant.engine.architectures.traits import Traits
 from flexquant.engine.config_fields import ConfigFields
 
-if TYPE_CHECKING:
-    from flexquant.engine.model_config import ModelConfig
-
-SUPPORTED: Final = ("llama", "qwen2")
-
-
-def parser(model_type: str) -> "Callable[[ConfigFields], ModelConfig]":
-    """The function that reads the config of `model_type`, one of `SUPPORTED`."""
-    parse: Callable[[ConfigFields], ModelConfig] = import_module(f"{__name__}.{model_type}").parse
-    return parse
+ARCHITECTURES: Final[dict[str, Callable[[ConfigFields], Traits]]] = {"llama": llama.traits, "qwen2": qwen2.traits}
+"""By `model_type` of config.json."""

@@ -1,16 +1,17 @@
-"""Llama 1, 2 and 3."""
+"""Llama 1, 2 and 3: defaults as `LlamaConfig` of transformers has them."""
 
-from flexquant.engine.architectures.decoder_config import decoder_config
+from flexquant.engine.architectures.traits import Traits
 from flexquant.engine.config_fields import ConfigFields
-from flexquant.engine.model_config import ModelConfig
 
 
-def parse(fields: ConfigFields) -> ModelConfig:
-    """Read a Llama config; `attention_bias` stands for q, k, v and o alike."""
+def traits(fields: ConfigFields) -> Traits:
+    """`attention_bias` covers q, k, v and o."""
     attention_bias = fields.flag("attention_bias", default=False)
-    return decoder_config(
-        fields,
-        qkv_bias=attention_bias,
+    return Traits(
+        attention_bias=attention_bias,
         output_bias=attention_bias,
         mlp_bias=fields.flag("mlp_bias", default=False),
+        default_context=2048,
+        default_bos=1,
+        default_eos=(2,),
     )

@@ -113,7 +113,9 @@ def _codes(words: Tensor, run: Run) -> Tensor:
     """
     bits, period = run.bits, CODES_PER_PERIOD[run.bits]
     step = period * bits // 32  # words per period
-    periods = words[run.first_word : run.first_word + run.words].unflatten(0, (-1, step))  # [periods, step, columns]
+    periods = words[run.first_word : run.first_word + run.words].view(
+        -1, step, words.shape[1]
+    )  # [periods, step, columns]
     first, shift, mask, straddling = _period(bits)
     codes = periods if step == 1 else periods.index_select(1, first)
     codes = (codes >> shift).bitwise_and_(mask)  # [periods, period, columns]
