@@ -5,6 +5,7 @@ Closed loop: what the law orders changes the memory that it sees next.
 
 import math
 import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -73,12 +74,12 @@ class Plant:
         law, chance = Law(self.parameters, self.footprints), random.Random(self.seed)
         state = State() if state is None else state
         position = target = self.start
-        arrival = 0
+        under_way: deque[tuple[int, int]] = deque()  # (tick of arrival, position); a later order stops no earlier step
         ticks: list[Tick] = []
         for index in range(round(seconds / self.parameters.tick_s)):
             now = index * self.parameters.tick_s
-            if position != target and index >= arrival:
-                position = target
+            while under_way and index >= under_way[0][0]:
+                position = under_way.popleft()[1]
             available = round(self.total - self.load(now) - self.footprints[position])
             seen = available + (round(chance.uniform(-self.noise, self.noise)) if self.noise else 0)
             answers = chance.random() >= self.lost
@@ -93,7 +94,8 @@ class Plant:
             state, moves = law.decide(state, sample, now)
             for move in moves:
                 if move.position != target:
-                    target, arrival = move.position, index + self.latency
+                    target = move.position
+                    under_way.append((index + self.latency, target))
             ticks.append(Tick(now, available, position, target, moves, state))
         return ticks
 
