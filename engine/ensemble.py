@@ -52,6 +52,8 @@ class Ensemble:
             raise
         except CheckpointError as error:
             raise EnsembleError(error.message, hint=error.hint or _BUILD_AGAIN) from error
+        except OSError as error:
+            raise EnsembleError(f"{error.filename}: cannot be read: {error.strerror}", hint=_BUILD_AGAIN) from error
 
     @classmethod
     def _open_stores(cls, folder: Path, manifest: Manifest) -> Self:
@@ -148,8 +150,8 @@ def file_sha256(path: Path) -> str:
 def _inside(folder: Path, name: str, field: str) -> Path:
     """`name` below `folder`; a manifest from elsewhere must not lead out of it."""
     relative = PurePosixPath(name)
-    if relative.is_absolute() or ".." in relative.parts:
-        raise EnsembleError(f"{folder / MANIFEST_NAME}: {field}: {name!r} leads out of the ensemble's folder")
+    if relative.is_absolute() or ".." in relative.parts or not name.isprintable():
+        raise EnsembleError(f"{folder / MANIFEST_NAME}: {field}: {name!r} is no path inside the ensemble's folder")
     return folder / relative
 
 

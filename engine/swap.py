@@ -278,6 +278,7 @@ class Swapper:
 
     def _new_arena(self, nbytes: int) -> Arena:
         arena = Arena(nbytes)
+        arena.prefault()  # reading into memory that is not there yet costs more than touching it first
         self._registry.add_loading(arena.mapped_bytes)
         return arena
 
@@ -320,6 +321,7 @@ class Swapper:
             self._spare.prefault()
         for block in self._blocks:
             self._arenas.append(Arena(block.length))
+            self._arenas[-1].prefault()
             self._read(block, self._arenas[-1].memory()[: block.length])
             self._registry.publish(module_bytes(block))
             done += block.payload

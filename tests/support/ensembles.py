@@ -1,0 +1,264 @@
+"""Ensembles of random weights: EXL2 codes written straight to safetensors, with a manifest that fits.
+
+python tests/support/ensembles.py OUT --megabytes 400
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from flexquant.engine.manifest import (
+    MANIFEST_NAME,
+    Evaluation,
+    FileRecord,
+    Level,
+    Manifest,
+    Module,
+    Move,
+    Quality,
+    Search,
+    Text,
+    Transition,
+    TransitionSequence,
+    Variant,
+)
+
+Tensors = dict[str, NDArray[np.generic]]
+
+_GROUP = 32
+_DTYPES = {"int32": "I32", "int16": "I16", "float16": "F16"}
+_SPECIAL = ["<s>", "</s>"]
+_TEXT = Text(name="random weights", sha256="0" * 64, tokens=1)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A Llama of this shape. The defaults answer in milliseconds."""
+
+    hidden: int = 64
+    intermediate: int = 128
+    layers: int = 3
+    heads: int = 4
+    kv_heads: int = 2
+    vocab: int = 288
+    context: int = 512
+
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of every linear layer."""
+        key_value = self.hidden // self.heads * self.kv_heads
+        found: dict[str, tuple[int, int]] = {}
+        for layer in range(self.layers):
+            attention, mlp = f"model.layers.{layer}.self_attn", f"model.layers.{layer}.mlp"
+            found |= {
+                f"{attention}.q_proj": (self.hidden, self.hidden),
+                f"{attention}.k_proj": (self.hidden, key_value),
+                f"{attention}.v_proj": (self.hidden, key_value),
+                f"{attention}.o_proj": (self.hidden, self.hidden),
+                f"{mlp}.gate_proj": (self.hidden, self.intermediate),
+                f"{mlp}.up_proj": (self.hidden, self.intermediate),
+                f"{mlp}.down_proj": (self.intermediate, self.hidden),
+            }
+        return found | {"lm_head": (self.hidden, self.vocab)}
+
+
+def shape_of_megabytes(megabytes: int, bits: int = 8) -> Shape:
+    """A shape whose weights at `bits` take at least so many MB (10^6 bytes): layers of 2048/5632, as in 1 B models."""
+    hidden, intermediate = 2048, 5632
+    layer = Shape(hidden=hidden, intermediate=intermediate, layers=1, heads=32, kv_heads=8, vocab=512)
+    weights = sum(inputs * outputs for key, (inputs, outputs) in layer.linears().items() if key != "lm_head")
+    layers = math.ceil(megabytes * 1_000_000 * 8 / bits / weights)
+    return Shape(hidden=hidden, intermediate=intermediate, layers=layers, heads=32, kv_heads=8, vocab=512)
+
+
+def random_ensemble(
+    folder: Path,
+    shape: Shape = Shape(),
+    *,
+    bits: Sequence[int] = (8, 3),
+    transitions: Sequence[Sequence[tuple[str, int, int]]] | None = None,
+    seed: int = 0,
+) -> Path:
+    """Write an ensemble of random weights.
+
+    Args:
+        folder: Created; gets `ensemble.json` and `levels/`.
+        shape: Of the model.
+        bits: Width of all codes of each level, descending.
+        transitions: Moves (module, from variant, to variant) of each transition; by default the modules go down one
+            by one, first all to the second level, then all to the third.
+        seed: Of the weights.
+    """
+    rng = np.random.default_rng(seed)
+    names = [f"{width:.1f}" for width in bits]
+    stores = [folder / "levels" / name for name in names]
+    common = _common(rng, shape)
+    variants: dict[str, list[Variant]] = {key: [] for key in shape.linears()}
+    for name, width, store in zip(names, bits, stores, strict=True):
+        store.mkdir(parents=True)
+        quantized: Tensors = {}
+        for key, (inputs, outputs) in shape.linears().items():
+            tensors = _exl2(rng, key, inputs, outputs, width)
+            size = sum(tensor.nbytes for tensor in tensors.values())
+            variants[key].append(Variant(level=name, tensors=list(tensors), bytes=size))
+            quantized |= tensors
+        _write_safetensors(store / "quantized.safetensors", quantized)
+        _write_safetensors(store / "common.safetensors", common)
+        _write_settings(store, shape)
+    modules = [
+        Module(name=key, linear=key, in_features=inputs, out_features=outputs, variants=variants[key])
+        for key, (inputs, outputs) in shape.linears().items()
+    ]
+    if transitions is None:
+        transitions = [[(key, level, level + 1)] for level in range(len(bits) - 1) for key in shape.linears()]
+    fixed = sum(tensor.nbytes for name, tensor in common.items() if "norm" in name)
+    manifest = Manifest(
+        name=folder.name,
+        architecture="llama",
+        method="exl2",
+        parameters=sum(inputs * outputs for inputs, outputs in shape.linears().values()),
+        levels=[
+            Level(name=name, bits=width, bits_per_weight=width, store=f"levels/{name}")
+            for name, width in zip(names, bits, strict=True)
+        ],
+        modules=modules,
+        sequences={"default": _sequence(transitions, modules, fixed)},
+        default_sequence="default",
+        fixed_bytes=fixed,
+        embedding_bytes=common["model.embed_tokens.weight"].nbytes,
+        evaluation=Evaluation(
+            text=_TEXT, window_tokens=16, windows=1, reference="position 0", reference_perplexity=1.0
+        ),
+        search=Search(method="none: weights are random", seed=seed, evaluations=0),
+        quantization=None,
+        files=file_records(folder),
+    )
+    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1))
+    return folder
+
+
+def file_records(folder: Path) -> dict[str, FileRecord]:
+    """Size and hash of every file of the ensemble but its manifest."""
+    records = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME):
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        records[path.relative_to(folder).as_posix()] = FileRecord(bytes=path.stat().st_size, sha256=digest)
+    return records
+
+
+def _sequence(
+    transitions: Sequence[Sequence[tuple[str, int, int]]], modules: Sequence[Module], fixed: int
+) -> TransitionSequence:
+    sizes = {module.name: [variant.bytes for variant in module.variants] for module in modules}
+    footprints = [fixed + sum(of_module[0] for of_module in sizes.values())]
+    for moves in transitions:
+        footprints.append(footprints[-1] + sum(sizes[name][new] - sizes[name][old] for name, old, new in moves))
+    return TransitionSequence(
+        unit="projection" if all(len(moves) == 1 for moves in transitions) else "block",
+        transitions=[
+            Transition(moves=[Move(module=name, from_variant=old, to_variant=new) for name, old, new in moves])
+            for moves in transitions
+        ],
+        footprint_bytes=footprints,
+        quality=[Quality(perplexity=10.0 + position, kl=0.01 * position) for position in range(len(footprints))],
+    )
+
+
+def _common(rng: np.random.Generator, shape: Shape) -> Tensors:
+    norms = [f"model.layers.{layer}.{norm}_layernorm.weight" for layer in range(shape.layers) for norm in _NORMS]
+    tensors: Tensors = {
+        "model.embed_tokens.weight": rng.standard_normal((shape.vocab, shape.hidden)).astype(np.float16)
+    }
+    return tensors | {
+        name: (1 + 0.1 * rng.standard_normal(shape.hidden)).astype(np.float16) for name in [*norms, "model.norm.weight"]
+    }
+
+
+_NORMS = ("input", "post_attention")
+
+
+def _exl2(rng: np.random.Generator, key: str, inputs: int, outputs: int, bits: int) -> Tensors:
+    """A layer of uniformly random codes whose products keep the variance of their inputs."""
+    padded = -(-outputs // 32) * 32
+    groups, words = inputs // _GROUP, _GROUP * bits // 32
+    spread = 2**bits / math.sqrt(12)  # of uniform codes
+    largest = 2.0 / (spread * math.sqrt(inputs))
+    table = np.array([(bits, group * words) for group in range(groups)]).reshape(-1)
+    return {
+        f"{key}.q_weight": np.frombuffer(rng.bytes(groups * words * padded * 4), np.int32).reshape(-1, padded),
+        f"{key}.q_scale": np.frombuffer(rng.bytes(groups * padded // 2), np.int32).reshape(groups, -1),
+        f"{key}.q_scale_max": np.full(groups, largest, np.float16),
+        f"{key}.q_groups": table.astype(np.uint16).view(np.int16),
+        f"{key}.q_invperm": rng.permutation(inputs).astype(np.int32),
+    }
+
+
+def _write_safetensors(path: Path, tensors: Mapping[str, NDArray[np.generic]]) -> None:
+    header: dict[str, object] = {}
+    offset = 0
+    for name, tensor in tensors.items():
+        end = offset + tensor.nbytes
+        header[name] = {"dtype": _DTYPES[tensor.dtype.name], "shape": tensor.shape, "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    with path.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            stream.write(tensor.data)
+
+
+def _write_settings(store: Path, shape: Shape) -> None:
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "vocab_size": shape.vocab,
+        "max_position_embeddings": shape.context,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    }
+    (store / "config.json").write_text(json.dumps(config, indent=1))
+    # Every byte is a token, so any text can be encoded and any answer decoded.
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(
+        models.BPE(vocab={token: number for number, token in enumerate([*_SPECIAL, *alphabet])}, merges=[])
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(_SPECIAL)
+    tokenizer.save(os.fspath(store / "tokenizer.json"))
+    settings = {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True}
+    (store / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
+
+
+def main() -> None:
+    """Write an ensemble whose best level has at least so many MB."""
+    parser = argparse.ArgumentParser(description="Write an ensemble of random weights.")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--megabytes", type=int, default=400, help="at least so many MB of weights at the best level")
+    parser.add_argument("--bits", type=int, nargs="+", default=[8, 3], help="widths of the levels, descending")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    shape = shape_of_megabytes(arguments.megabytes, arguments.bits[0])
+    random_ensemble(arguments.out, shape, bits=arguments.bits, seed=arguments.seed)
+
+
+if __name__ == "__main__":
+    main()
