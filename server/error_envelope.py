@@ -72,7 +72,7 @@ def as_api_error(error: BaseException) -> ApiError:
         case ApiError():
             return error
         case ContextLengthError():
-            return ApiError(400, error.message, param="messages or prompt", code="context_length_exceeded")
+            return ApiError(400, error.message, code="context_length_exceeded")
         case KVExhaustedError():
             return unavailable(error.message, code="kv_cache_exhausted")
         case FlexQuantError():

@@ -13,14 +13,18 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from flexquant.engine.errors import ContextLengthError
 from flexquant.engine.sampling import SamplingParams
+from flexquant.server.answer import Cancelled
 from flexquant.server.api_types import GenerationFields
 from flexquant.server.daemon_state import DaemonState, ServedModel
 from flexquant.server.engine_thread import EngineThread, Job
+from flexquant.server.error_envelope import ApiError
 from flexquant.server.generation_request import Event, Failed, Finished, GenerationRequest, Started, Text, Usage
 from flexquant.server.request_log import usage_fields
 from flexquant.server.streaming import HEADERS, MEDIA_TYPE, server_sent
 
 POSITION_HEADER: Final = "x-flexquant-position"
+CLIENT_GONE: Final = 499
+"""For the log alone: nobody reads this answer."""
 FinishReason = Literal["stop", "length"]
 
 
@@ -166,16 +170,20 @@ async def _events(request: Request, engine: EngineThread, generation: Generation
 
     job = engine.submit(generation, deliver)
     watcher = asyncio.create_task(_cancel_when_gone(request, job))
+    outcome = "cancelled"
     try:
         while True:
             event = await events.get()
+            if isinstance(event, Failed) and isinstance(event.error, Cancelled):
+                raise ApiError(CLIENT_GONE, "The client has closed the connection.") from event.error
             if isinstance(event, Failed):
-                request.scope["flexquant.log"]["finish"] = type(event.error).__name__
+                outcome = "failed"
                 raise event.error
             yield event
             if isinstance(event, Finished):
                 return
     finally:
+        request.scope["flexquant.log"].setdefault("finish", outcome)
         job.cancel()
         watcher.cancel()
 

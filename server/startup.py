@@ -154,13 +154,12 @@ def describe(settings: Settings, ensemble: Ensemble, tokenizer: Tokenizer, conte
     """
     manifest = ensemble.folder / MANIFEST_NAME
     name = ensemble.manifest.name
-    paths = {settings.model, Path(settings.model).name, ensemble.folder.name}
     digest = hashlib.sha256(manifest.read_bytes()).hexdigest()[:8]
     template = tokenizer.chat_template
     specials = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
     return ServedModel(
         id=name,
-        aliases=frozenset({*paths, *settings.alias} - {name, ""}),
+        aliases=frozenset({ensemble.folder.name, *settings.alias} - {name}),
         created=int(manifest.stat().st_mtime),
         build=f"fq{version('flexquant')}-{digest}",
         context=context,
