@@ -85,7 +85,7 @@ class TensorIndex:
         for file in files:
             for entry in _read_header(file):
                 if entry.name in entries:
-                    raise CheckpointError(f"{file}: tensor {entry.name!r} is also in {entries[entry.name].file.name}")
+                    raise CheckpointError(f"{file}: tensor {entry.name} is also in {entries[entry.name].file.name}")
                 entries[entry.name] = entry
         return cls(folder, entries)
 
@@ -96,7 +96,7 @@ class TensorIndex:
         try:
             return self._entries[name]
         except KeyError:
-            raise CheckpointError(f"{self.folder}: tensor {name!r} is missing") from None
+            raise CheckpointError(f"{self.folder}: tensor {name} is missing") from None
 
     def names(self) -> list[str]:
         """Names of all tensors, sorted."""
@@ -131,7 +131,7 @@ def read_into(entry: TensorEntry, buffer: memoryview) -> None:
         while done < entry.nbytes:
             count = os.preadv(descriptor, [buffer[done : entry.nbytes]], entry.offset + done)
             if count == 0:
-                raise CheckpointError(f"{entry.file}: ends within tensor {entry.name!r}; the file is truncated")
+                raise CheckpointError(f"{entry.file}: ends within tensor {entry.name}; the file is truncated")
             done += count
     except OSError as error:
         raise CheckpointError(f"{entry.file}: cannot be read: {error.strerror}") from error
@@ -164,16 +164,18 @@ def _read_header(file: Path) -> list[TensorEntry]:
     ]
     for before, after in pairwise(sorted(entries, key=lambda entry: (entry.offset, entry.nbytes))):
         if after.offset < before.offset + before.nbytes:
-            raise CheckpointError(f"{file}: tensors {before.name!r} and {after.name!r} overlap")
+            raise CheckpointError(f"{file}: tensors {before.name} and {after.name} overlap")
     return entries
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object; ValueError if it names something twice, where json keeps the last."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    """A JSON object; ValueError if a name is no Unicode or there twice, where json lets both pass."""
+    found: dict[str, object] = {}
+    for name, value in pairs:
+        name.encode()  # UnicodeEncodeError is a ValueError too
+        if name in found:
+            raise ValueError(f"{name} is there twice")
+        found[name] = value
     return found
 
 
@@ -182,7 +184,7 @@ def _entry(file: Path, name: str, found: object, *, start: int, size: int) -> Te
 
     `start` is where the data begins in the file, `size` the file's length, both in bytes.
     """
-    where = f"{file}: tensor {name!r}"
+    where = f"{file}: tensor {name}"
     if not isinstance(found, dict):
         raise CheckpointError(f"{where}: its header entry is not an object")
     dtype, shape, offsets = found.get("dtype"), found.get("shape"), found.get("data_offsets")
