@@ -1,0 +1,88 @@
+"""Builds an ensemble from an unquantized checkpoint: quantize, then search. A killed build goes on where it was."""
+
+from pathlib import Path
+from typing import Final
+
+from flexquant.engine.manifest import MANIFEST_NAME, Quantization
+from flexquant.engine.model_config import read_model_config
+from flexquant.engine.tokenizer import Tokenizer
+from flexquant.ensemble_builder.completion import complete
+from flexquant.ensemble_builder.file_hashes import checkpoint_sha256
+from flexquant.ensemble_builder.levels import level_name
+from flexquant.ensemble_builder.options import QuantizeOptions, SearchOptions
+from flexquant.ensemble_builder.progress import Progress
+from flexquant.ensemble_builder.quantize_model import quantize_model
+from flexquant.ensemble_builder.stores import LEVELS_FOLDER, open_store
+from flexquant.ensemble_builder.texts import check_disjoint, text_windows
+from flexquant.ensemble_builder.workplace import workplace
+
+QUANTIZER: Final = "GPTQ with act-order and group scale search"
+
+
+def build(checkpoint: Path, out: Path, quantize: QuantizeOptions, search: SearchOptions, progress: Progress) -> None:
+    """Build an ensemble.
+
+    Args:
+        checkpoint: Folder of the unquantized model.
+        out: The ensemble's folder: new, empty, or with the same build in it, which is continued.
+        quantize: How the levels are made.
+        search: How the sequence is searched for.
+        progress: Is told what is being done.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read.
+        UsageError: The texts are the same, or another process builds there.
+        InputError: A text cannot be used, or `out` holds something else.
+        FlexQuantError: A file cannot be written.
+    """
+    read_model_config(checkpoint)  # what cannot be built is refused before anything is written
+    Tokenizer.open(checkpoint)
+    check_disjoint(quantize.calibration, search.text)
+    settings = {"checkpoint": checkpoint_sha256(checkpoint), **quantize.settings(), **search.settings()}
+    with workplace(out, settings) as place:
+        if place.finished:
+            progress.note(f"{out / MANIFEST_NAME}: is finished already")
+            return
+        calibration = text_windows(
+            quantize.calibration,
+            quantize.calibration_tokens,
+            model=checkpoint,
+            seed=search.seed,
+            kept=place.work / "calibration.txt",
+            progress=progress,
+        )
+        # Before the long work, so that a text that cannot be used is found now.
+        windows = text_windows(
+            search.text,
+            search.tokens,
+            model=checkpoint,
+            seed=search.seed + 1,
+            kept=place.work / "search.txt",
+            progress=progress,
+        )
+        quantize_model(
+            checkpoint,
+            quantize.levels,
+            out,
+            windows=calibration.tokens,
+            calibration=calibration.text,
+            group_size=quantize.group_size,
+            progress=progress,
+        )
+        names = [level_name(level) for level in quantize.levels]
+        complete(
+            place,
+            settings,
+            name=checkpoint.resolve().name,
+            stores=[
+                open_store(out / LEVELS_FOLDER / name, name, level)
+                for name, level in zip(names, quantize.levels, strict=True)
+            ],
+            windows=windows,
+            checkpoint=checkpoint,
+            quantization=Quantization(
+                quantizer=QUANTIZER, group_size=quantize.group_size, calibration=calibration.text
+            ),
+            options=search,
+            progress=progress,
+        )

@@ -1,0 +1,108 @@
+"""`flexquant-build MODEL` and `flexquant-build --from-checkpoints`: build an ensemble."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from flexquant.engine.errors import UsageError
+from flexquant.ensemble_builder.arguments import minutes, natural, new_parser, positive
+from flexquant.ensemble_builder.build import build
+from flexquant.ensemble_builder.imported_levels import build_from_levels
+from flexquant.ensemble_builder.levels import level_name, parse_levels
+from flexquant.ensemble_builder.options import PRESETS, QuantizeOptions, SearchOptions
+from flexquant.ensemble_builder.progress import Progress
+
+EXAMPLES: Final = """\
+examples:
+  flexquant-build models/my-llama --levels 8,3
+  flexquant-build models/my-llama --levels 8,4,2.5 --out my-ensemble --calibration a.txt --search-text b.txt
+  flexquant-build --from-checkpoints my-llama-6.0bpw,my-llama-3.0bpw --out my-ensemble --checkpoint models/my-llama
+  flexquant-build eval my-ensemble --text c.txt --checkpoint models/my-llama
+  flexquant-build sample-text models/my-llama --tokens 20000 --seed 1 --out a.txt
+
+A build that was stopped is continued by the same command. Without --calibration and --search-text the texts are
+sampled from the model itself. `flexquant-build eval --help` and `flexquant-build sample-text --help` say more.
+"""
+
+
+def run(given: Sequence[str]) -> None:
+    """Parse the arguments and build.
+
+    Raises:
+        FlexQuantError: See `build` and `build_from_levels`.
+    """
+    parser = new_parser("flexquant-build", "Build an elastic ensemble from a checkpoint.", EXAMPLES)
+    parser.usage = (
+        "flexquant-build MODEL --levels 8,3 [options]\n"
+        "       flexquant-build --from-checkpoints A,B --out DIR [options]\n"
+        "       flexquant-build eval ENSEMBLE --text FILE [options]\n"
+        "       flexquant-build sample-text MODEL --tokens N --seed S --out FILE"
+    )
+    parser.add_argument("model", metavar="MODEL", nargs="?", type=Path, help="folder of a Hugging Face checkpoint")
+    parser.add_argument("--levels", metavar="BITS", help="bits per weight of each level, falling (default: 8,3)")
+    parser.add_argument(
+        "--from-checkpoints", metavar="A,B", help="EXL2 checkpoints of one model that exist already; search only"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        type=Path,
+        help="with --from-checkpoints: the unquantized model, to measure KL by",
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, help="the ensemble's folder (default: made from MODEL)")
+    parser.add_argument("--calibration", metavar="FILE", type=Path, help="text to calibrate on")
+    parser.add_argument("--search-text", metavar="FILE", type=Path, help="another text, to search by")
+    parser.add_argument("--preset", choices=list(PRESETS), default="standard", help="how much work (default: standard)")
+    parser.add_argument("--calibration-tokens", metavar="N", type=positive, help="tokens to calibrate on")
+    parser.add_argument("--search-tokens", metavar="N", type=positive, help="tokens to search by")
+    parser.add_argument("--group-size", metavar="N", type=positive, default=32, help="weights per scale (default: 32)")
+    parser.add_argument("--seed", metavar="N", type=natural, default=0, help="of texts that are sampled (default: 0)")
+    parser.add_argument(
+        "--budget-evals",
+        metavar="N",
+        type=natural,
+        help="most evaluations for the search; two per transition are always spent (default: six per transition)",
+    )
+    parser.add_argument(
+        "--budget-minutes",
+        metavar="M",
+        type=minutes,
+        help="most minutes for the search; the result then depends on the machine's speed",
+    )
+    args = parser.parse_args(given)
+    preset = PRESETS[args.preset]
+    search = SearchOptions(
+        text=args.search_text,
+        tokens=args.search_tokens or preset.search_tokens,
+        seed=args.seed,
+        evaluations=preset.evaluations if args.budget_evals is None else args.budget_evals,
+        minutes=args.budget_minutes,
+    )
+    if args.from_checkpoints is not None:
+        _refuse(args, "--from-checkpoints", ["model", "levels", "calibration", "calibration_tokens"])
+        if args.out is None:
+            raise UsageError("--from-checkpoints needs --out", hint="For example --out my-ensemble")
+        checkpoints = [Path(part) for part in args.from_checkpoints.split(",")]
+        build_from_levels(checkpoints, args.out, args.checkpoint, search, Progress())
+        return
+    if args.model is None:
+        parser.error("MODEL or --from-checkpoints is needed")
+    _refuse(args, "MODEL", ["checkpoint"])
+    levels = parse_levels("8,3" if args.levels is None else args.levels)
+    quantize = QuantizeOptions(
+        levels=levels,
+        calibration=args.calibration,
+        calibration_tokens=args.calibration_tokens or preset.calibration_tokens,
+        group_size=args.group_size,
+    )
+    out = Path("-".join([args.model.resolve().name, *map(level_name, levels)])) if args.out is None else args.out
+    build(args.model, out, quantize, search, Progress())
+
+
+def _refuse(args: argparse.Namespace, what: str, names: Sequence[str]) -> None:
+    """Raise UsageError if an option was given that means nothing together with `what`."""
+    for name in names:
+        if getattr(args, name) is not None:
+            flag = "MODEL" if name == "model" else f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag} cannot be used with {what}", hint="See flexquant-build --help.")
