@@ -1,5 +1,6 @@
 """Attention over whole windows (builder) and over paged sequences (serving)."""
 
+import math
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self
@@ -58,7 +59,10 @@ class PagedAttention:
     """
 
     def __init__(self, cache: KVCache, spans: Sequence[tuple[KVSequence, int]]) -> None:
-        self._spans = [_Span(cache, sequence, rows) for sequence, rows in spans]
+        # One layer of the longest sequence, in float32; one after the other, all sequences and layers use it.
+        longest = max(sequence.length + rows for sequence, rows in spans)
+        scratch = torch.empty(2 * cache.config.kv_heads * longest * cache.config.head_dim)
+        self._spans = [_Span(cache, sequence, rows, scratch) for sequence, rows in spans]
 
     def __enter__(self) -> Self:
         return self
@@ -81,10 +85,12 @@ class PagedAttention:
 class _Span:
     """New rows of one sequence."""
 
-    def __init__(self, cache: KVCache, sequence: KVSequence, rows: int) -> None:
+    def __init__(self, cache: KVCache, sequence: KVSequence, rows: int, scratch: Tensor) -> None:
         self.rows = rows
         self._start = sequence.length
         self._end = self._start + rows
+        shape = (2, cache.config.kv_heads, self._end, cache.config.head_dim)
+        self._past = scratch[: math.prod(shape)].view(shape)
         # Row r is at position start + r and sees the positions up to its own.
         self._mask = None if rows == 1 or self._start == 0 else _causal_mask(rows, self._start)
         # Views of [layers, 2, kv_heads, PAGE_TOKENS, head_dim].
@@ -92,10 +98,9 @@ class _Span:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         self._append(layer, torch.stack((k, v)).transpose(1, 2))
-        # One copy, also from float16 to float32; no name holds a view of a page (see PagedAttention).
-        past = torch.cat([page[layer] for page in self.pages], dim=2).float()[:, :, : self._end]
+        self._gather(layer)
         causal = self._start == 0 and self.rows > 1
-        return _attention(q.transpose(0, 1), past[0], past[1], mask=self._mask, causal=causal)
+        return _attention(q.transpose(0, 1), self._past[0], self._past[1], mask=self._mask, causal=causal)
 
     def _append(self, layer: int, new: Tensor) -> None:
         """Write keys and values [2, kv_heads, rows, head_dim] into the pages."""
@@ -106,6 +111,12 @@ class _Span:
             first, end = at - self._start, stop - self._start
             self.pages[page][layer, :, :, offset : offset + end - first] = new[:, :, first:end]
             at = stop
+
+    def _gather(self, layer: int) -> None:
+        """Copy keys and values of all tokens from the pages into one piece."""
+        for page, at in enumerate(range(0, self._end, PAGE_TOKENS)):
+            stop = min(self._end, at + PAGE_TOKENS)
+            self._past[:, :, at:stop] = self.pages[page][layer, :, :, : stop - at]
 
 
 def _causal_mask(rows: int, start: int) -> Tensor:
@@ -126,6 +137,9 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, c
     Returns:
         f32 [rows, heads * head_dim].
     """
+    if q.shape[1] == 1:
+        # The heads that share keys become the rows of one product.
+        return F.scaled_dot_product_attention(q.reshape(1, len(k), -1, q.shape[2]), k[None], v[None]).reshape(1, -1)
     shared = len(q) // len(k)
     # Keys and values are repeated by a stride of zero: no copies.
     k, v = (x[:, None].expand(-1, shared, -1, -1) for x in (k, v))

@@ -70,8 +70,7 @@ class KVCache:
     ) -> None:
         if dtype not in (torch.float16, torch.float32):
             raise ValueError(f"the KV cache holds float16 or float32, not {dtype}")
-        self.page_shape = (config.layers, 2, config.kv_heads, PAGE_TOKENS, config.head_dim)
-        """[layers, 2 (keys, values), kv_heads, PAGE_TOKENS, head_dim]"""
+        self.config = config
         self.dtype = dtype
         self.pages = pages
         self.page_bytes = page_bytes(config, dtype)
@@ -141,8 +140,12 @@ class KVCache:
             memory.release()
 
     def view(self, page: PageMemory) -> Tensor:
-        """Return a page as a tensor of `page_shape`: a view that must die before the sequence is released."""
-        return page.tensor()[: self.page_bytes].view(self.dtype).view(self.page_shape)
+        """Return a page as a tensor: [layers, 2 (keys, values), kv_heads, PAGE_TOKENS, head_dim].
+
+        The view must die before the sequence is released.
+        """
+        shape = (self.config.layers, 2, self.config.kv_heads, PAGE_TOKENS, self.config.head_dim)
+        return page.tensor()[: self.page_bytes].view(self.dtype).view(shape)
 
 
 def pages_for(tokens: int) -> int:
