@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -75,7 +74,7 @@ class Envelope:
 
 
 def generation_request(
-    fields: GenerationFields, prompt: Sequence[int], max_tokens: int | None, model: ServedModel, id_prefix: str
+    fields: GenerationFields, prompt: Sequence[int], max_tokens: int | None, model: ServedModel
 ) -> GenerationRequest:
     """What the engine is asked for.
 
@@ -84,7 +83,6 @@ def generation_request(
         prompt: Token ids.
         max_tokens: As the request limits it; None goes on to the end of the context, which limits in any case.
         model: The model.
-        id_prefix: Of the answer's id.
 
     Raises:
         ContextLengthError: The prompt leaves no room for an answer.
@@ -97,7 +95,6 @@ def generation_request(
             limit=model.context,
         )
     return GenerationRequest(
-        id=f"{id_prefix}{uuid.uuid4().hex}",
         prompt=prompt,
         max_tokens=room if max_tokens is None else min(max_tokens, room),
         sampling=SamplingParams(
@@ -121,7 +118,12 @@ async def answer(
     events = _events(request, daemon.engine, generation)
     started = await anext(events)
     assert isinstance(started, Started)
-    envelope = Envelope(generation.id, int(time.time()), daemon.model.id, daemon.model.fingerprint(started.position))
+    envelope = Envelope(
+        shape.id_prefix + request.scope["flexquant.id"],
+        int(time.time()),
+        daemon.model.id,
+        daemon.model.fingerprint(started.position),
+    )
     headers = {POSITION_HEADER: str(started.position)}
     if fields.stream:
         chunks = _chunks(request, events, envelope, shape, include_usage=fields.include_usage)

@@ -12,7 +12,6 @@ class GenerationRequest:
     """One prompt to be continued.
 
     Args:
-        id: As the client sees it, such as "cmpl-…".
         prompt: Token ids, BOS included; at least one, fewer than the context holds.
         max_tokens: Most tokens to generate; prompt and answer together fit the context.
         sampling: How tokens are chosen.
@@ -20,7 +19,6 @@ class GenerationRequest:
         ignore_eos: Go on after the end-of-sequence token.
     """
 
-    id: str
     prompt: Sequence[int]
     max_tokens: int
     sampling: SamplingParams

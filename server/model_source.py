@@ -116,7 +116,9 @@ def _built(checkpoints: Sequence[Path], arguments: Sequence[str], environment: M
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second daemon waits for the first one's build
         if not (folder / MANIFEST_NAME).is_file():
             log.info("building an ensemble of %s in %s; this is done once", checkpoints[0], folder)
-            done = subprocess.run([*BUILDER, *arguments, "--out", str(folder)], stdout=sys.stderr, check=False)
+            done = subprocess.run(
+                [*BUILDER, *arguments, "--preset", "quick", "--out", str(folder)], stdout=sys.stderr, check=False
+            )
             if done.returncode != 0:
                 raise InputError(
                     f"--model {checkpoints[0]}: the ensemble could not be built (see above)",

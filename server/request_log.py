@@ -20,7 +20,7 @@ _QUIET: Final = frozenset({"/health", "/ready", "/v1/elastic"})
 class RequestLog:
     """ASGI middleware: gives every request an id (`x-request-id` of the answer) and logs it when it has ended.
 
-    Routes add fields to the line through `scope["flexquant.log"]`, a dict.
+    Routes find the id in `scope["flexquant.id"]` and add fields to the line through `scope["flexquant.log"]`, a dict.
     """
 
     def __init__(self, app: ASGIApp, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -33,6 +33,7 @@ class RequestLog:
             return
         request_id = uuid.uuid4().hex
         said: dict[str, Any] = {}
+        scope["flexquant.id"] = request_id
         scope["flexquant.log"] = said
         status: int | None = None
 

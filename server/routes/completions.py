@@ -47,7 +47,7 @@ async def completions(
     daemon.model.check_name(body.model)
     prompt = await asyncio.to_thread(_encode, daemon.model, body.single_prompt)
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    generation = generation_request(body, prompt, max_tokens, daemon.model, _SHAPE.id_prefix)
+    generation = generation_request(body, prompt, max_tokens, daemon.model)
     return await answer(request, daemon, body, generation, _SHAPE)
 
 

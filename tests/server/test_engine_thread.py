@@ -50,7 +50,7 @@ def engine(model: FakeModel) -> Iterator[EngineThread]:
 
 
 def request(prompt: int = 3, max_tokens: int = 4) -> GenerationRequest:
-    return GenerationRequest("id", [70] * prompt, max_tokens, GREEDY)
+    return GenerationRequest([70] * prompt, max_tokens, GREEDY)
 
 
 def submit(engine: EngineThread, asked: GenerationRequest) -> tuple[Job, Listener]:

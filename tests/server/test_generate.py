@@ -56,7 +56,7 @@ def test_completion_has_openais_shape_and_the_models_text(daemon: FakeDaemon) ->
     assert answer.headers["x-flexquant-position"] == "0"
     body = answer.json()
     prompt = daemon.tokenizer.encode("Hello", bos=True)
-    assert body["id"].startswith("cmpl-")
+    assert body["id"] == f"cmpl-{answer.headers['x-request-id']}"
     assert body["object"] == "text_completion"
     assert body["model"] == "docs-llama"
     assert body["system_fingerprint"] == "fqtest-p0"
