@@ -55,9 +55,11 @@ def runs(q_groups: Sequence[int], in_features: int, words: int) -> tuple[Run, ..
         taken = starts[group + 1] - starts[group]
         if width not in CODES_PER_PERIOD:
             raise ValueError(f"group {group} has {width} bits; widths are {', '.join(map(str, CODES_PER_PERIOD))}")
+        if taken <= 0:
+            raise ValueError(f"group {group} starts at word {starts[group]} and ends at word {starts[group + 1]}")
         rows = taken * 32 // width
-        if taken <= 0 or rows * width != taken * 32 or rows % CODES_PER_PERIOD[width]:
-            raise ValueError(f"group {group} of {width} bits takes {taken} words")
+        if rows * width != taken * 32 or rows % CODES_PER_PERIOD[width]:
+            raise ValueError(f"group {group} takes {taken} words, which codes of {width} bits cannot fill")
         lengths.append(rows)
     if sum(lengths) != in_features:
         raise ValueError(f"its groups have {sum(lengths)} rows, the matrix has {in_features}")
