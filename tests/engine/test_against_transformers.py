@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Co
 from flexquant.engine.attention import CausalAttention
 from flexquant.engine.decoder import Decoder, Segment
 from flexquant.engine.dense_backend import DenseBackend
+from flexquant.engine.generation import Generation
 from flexquant.engine.kv_cache import pages_for
 from flexquant.engine.model_config import ModelConfig, Rope, read_model_config
 from flexquant.engine.prefill import chunks
@@ -191,6 +192,19 @@ def test_logits_of_a_trained_model_agree(docs_llama: Checkpoint) -> None:
     assert docs_llama.logits.std() >= 2
     check_window(docs_llama)
     check_paged(docs_llama)
+
+
+def test_greedy_text_of_a_trained_model_agrees() -> None:
+    """Every token that we generate is the one that transformers finds likeliest after those before it."""
+    config = read_model_config(DOCS_LLAMA)
+    weights = DenseWeights(TensorIndex.open(DOCS_LLAMA), config)
+    prompt = [0, 500, 600, 700]
+    with Generation(DenseBackend(config, weights, kv_pages=2), prompt, max_tokens=60, ignore_eos=True) as generation:
+        while not generation.finished:
+            generation.step()
+    model = LlamaForCausalLM.from_pretrained(DOCS_LLAMA, dtype=torch.float32)
+    logits = reference_logits(model, torch.tensor(prompt + generation.generated))
+    assert logits[len(prompt) - 1 : -1].argmax(dim=1).tolist() == generation.generated
 
 
 # What follows proves that the comparison above would notice mistakes.
