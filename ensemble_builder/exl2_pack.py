@@ -15,6 +15,8 @@ from flexquant.engine.errors import InputError
 
 WIDTHS: Final = (8, 6, 5, 4, 3, 2)
 """Code widths of the format, in bits, in the order in which a matrix may have them."""
+ROW_MULTIPLE: Final = 32
+"""Rows of a section are a multiple of this (of 16 at 2 bits, of which no use is made)."""
 COLUMN_MULTIPLE: Final = 32
 """Columns are padded to a multiple of this."""
 LARGEST_ROW: Final = 0xFFFF

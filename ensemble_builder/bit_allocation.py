@@ -1,0 +1,50 @@
+"""Which widths the rows of each linear layer get, so that a model has the average width that was asked for."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from flexquant.engine.model_config import LinearShape
+from flexquant.ensemble_builder.exl2_pack import WIDTHS
+
+LEAST_HEAD_BITS: Final = 6
+"""The head is never narrower: every token's probabilities go through it."""
+
+Sections = list[tuple[int, int]]
+"""(bits, rows) of a linear layer's sections, widths descending; the inputs that matter most come first."""
+
+
+def neighbours(level: float) -> tuple[int, int]:
+    """Return the widest width of at most `level` bits and the narrowest of at least `level` (2 <= level <= 8)."""
+    return max(width for width in WIDTHS if width <= level), min(width for width in WIDTHS if width >= level)
+
+
+def head_bits(level: float) -> int:
+    """Return the head's width in a model of `level` bits."""
+    return neighbours(max(LEAST_HEAD_BITS, level))[1]
+
+
+def allocate(linears: Sequence[LinearShape], level: float, group_size: int) -> dict[str, Sections]:
+    """Return the sections of every linear layer, by key.
+
+    A whole width is the same everywhere. Between two widths each decoder layer mixes the neighbours; what one linear
+    cannot hit exactly, because sections are whole groups, the next ones make up for. The head has one width and does
+    not count for the average.
+
+    Args:
+        linears: Forward order.
+        level: Average width of the decoder's weights, 2 to 8.
+        group_size: Rows of a group.
+    """
+    low, high = neighbours(level)
+    sections = {}
+    missing = 0.0  # weights that should have had the higher width so far and have not
+    for shape in linears:
+        rows = shape.in_features
+        if shape.layer is None:
+            sections[shape.key] = [(head_bits(level), rows)]
+            continue
+        missing += rows * shape.out_features * ((level - low) / (high - low) if high > low else 0)
+        wide = min(rows, round(missing / shape.out_features / group_size) * group_size)
+        missing -= wide * shape.out_features
+        sections[shape.key] = [(bits, count) for bits, count in ((high, wide), (low, rows - wide)) if count]
+    return sections

@@ -1,0 +1,64 @@
+"""Quantizes the linear layers of one decoder layer, or the head, to all levels."""
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from flexquant.engine.errors import FlexQuantError
+from flexquant.engine.model_config import LinearShape
+from flexquant.ensemble_builder.bit_allocation import Sections
+from flexquant.ensemble_builder.exl2_pack import pack
+from flexquant.ensemble_builder.gptq import Curvature, curvature, quantize_linear
+from flexquant.ensemble_builder.layer_inputs import ObservedWeights, input_of
+
+Plan = Mapping[str, Mapping[str, Sections]]
+"""Sections of every linear layer: by level name, by key."""
+Results = dict[str, dict[str, Tensor]]
+"""EXL2 tensors: by level name, by tensor name."""
+
+
+def quantize_layer(
+    shapes: Iterable[LinearShape],
+    weights: ObservedWeights,
+    plan: Plan,
+    group_size: int,
+    *,
+    notice: Callable[[str], None],
+    done: Callable[[], None],
+) -> Results:
+    """Quantize linear layers whose inputs have been observed.
+
+    Args:
+        shapes: The linear layers in forward order.
+        weights: Their weights and the Hessians of their inputs, which are taken.
+        plan: The widths.
+        group_size: Weights of a column that share a scale.
+        notice: Is told what a person should know.
+        done: Is called after each linear layer of each level.
+
+    Raises:
+        CheckpointError: A weight is not finite in float16.
+        FlexQuantError: An input was not finite.
+    """
+    results: Results = {level: {} for level in plan}
+    for first, sharing in groupby(shapes, key=lambda shape: input_of(shape.key)):
+        inputs = _curvature_of(first, weights, notice)
+        for shape in sharing:
+            weight, bias = weights.weight_and_bias(shape.key)
+            for level, sections in plan.items():
+                packed = pack(quantize_linear(weight, inputs, sections[shape.key], group_size, bias))
+                results[level] |= {f"{shape.key}.{suffix}": tensor for suffix, tensor in packed.items()}
+                done()
+    return results
+
+
+def _curvature_of(key: str, weights: ObservedWeights, notice: Callable[[str], None]) -> Curvature:
+    hessian = weights.take_hessian(key)
+    if not torch.isfinite(hessian).all():
+        raise FlexQuantError(
+            f"{key}: the calibration text makes activations that are not finite",
+            hint="The checkpoint may be damaged; compare its hashes with the source.",
+        )
+    return curvature(hessian, lambda text: notice(f"{key}: {text}"))

@@ -1,0 +1,138 @@
+"""Quantizes a whole model to several levels, layer by layer, from one run of the unquantized model.
+
+Memory holds one layer, its Hessians and the hidden states of the calibration text. All levels use the Hessians and
+the order of inputs of the unquantized model, so any of their linear layers may be mixed, and layers that have an
+input in common gather it once.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from flexquant.engine.decoder import Decoder
+from flexquant.engine.errors import UnsupportedModelError, UsageError
+from flexquant.engine.manifest import Text
+from flexquant.engine.model_config import LinearShape, ModelConfig, read_model_config
+from flexquant.engine.tensor_index import TensorIndex
+from flexquant.engine.weights import DenseWeights
+from flexquant.ensemble_builder.bit_allocation import allocate
+from flexquant.ensemble_builder.evaluation import run_layer
+from flexquant.ensemble_builder.exl2_pack import ROW_MULTIPLE
+from flexquant.ensemble_builder.file_hashes import checkpoint_sha256
+from flexquant.ensemble_builder.layer_inputs import ObservedWeights
+from flexquant.ensemble_builder.levels import level_name
+from flexquant.ensemble_builder.progress import Progress
+from flexquant.ensemble_builder.quantization_work import QuantizationWork
+from flexquant.ensemble_builder.quantize_layer import Plan, quantize_layer
+from flexquant.ensemble_builder.store_writer import COMMON_NAME, common_tensors, write_store
+from flexquant.ensemble_builder.stores import LEVELS_FOLDER
+from flexquant.ensemble_builder.workplace import WORK_NAME
+
+REVISION: Final = 1
+"""Part of what results on disk depend on: goes up with every change of the numbers."""
+
+
+def quantize_model(
+    checkpoint: Path,
+    levels: Sequence[float],
+    out: Path,
+    *,
+    windows: Tensor,
+    calibration: Text,
+    group_size: int = 32,
+    progress: Progress,
+) -> None:
+    """Write one EXL2 store per level, `out/levels/<level>`.
+
+    A killed run is continued by the next call with the same arguments and ends with the same bytes; the work so far
+    is in `out/.work/quantization`.
+
+    Args:
+        checkpoint: Folder of the unquantized model.
+        levels: Average widths, 2 to 8.
+        out: The ensemble's folder.
+        windows: Calibration tokens, int64 [windows, window].
+        calibration: Where they come from.
+        group_size: Weights of a column that share a scale; a multiple of 32.
+        progress: Is told about the layers.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read, or has values that are not finite.
+        UnsupportedModelError: The architecture is not supported, or its sizes do not fit the format.
+        UsageError: The group size does not fit the format.
+        FlexQuantError: A file cannot be written.
+    """
+    config = read_model_config(checkpoint)
+    _check_sizes(checkpoint, config.linears(), group_size)
+    index = TensorIndex.open(checkpoint)
+    settings = {
+        "revision": REVISION,
+        "torch": torch.__version__,
+        "checkpoint": checkpoint_sha256(checkpoint),
+        "levels": list(levels),
+        "group_size": group_size,
+        "calibration": calibration.model_dump(),
+        "windows": list(windows.shape),
+    }
+    work = QuantizationWork(out / WORK_NAME / "quantization", settings)
+    if work.finished:
+        return
+    plan = {level_name(level): allocate(config.linears(), level, group_size) for level in levels}
+    _quantize_layers(index, config, plan, group_size, windows, work, progress)
+    common: dict[str, Tensor] | Path = common_tensors(index, config)
+    with progress.stage("writing the stores", len(levels)) as stage:
+        for level in levels:
+            name = level_name(level)
+            store, tensors = out / LEVELS_FOLDER / name, work.results(name)
+            write_store(store, checkpoint, common=common, quantized=tensors, level=level, calibration=calibration)
+            common = store / COMMON_NAME
+            stage.advance()
+    work.finish()
+
+
+def _check_sizes(checkpoint: Path, linears: Sequence[LinearShape], group_size: int) -> None:
+    if group_size <= 0 or group_size % ROW_MULTIPLE:
+        raise UsageError(f"group size {group_size}: not a multiple of {ROW_MULTIPLE}", hint="32, 64 and 128 are usual.")
+    for shape in linears:
+        if shape.in_features % ROW_MULTIPLE:
+            raise UnsupportedModelError(
+                f"{checkpoint}: {shape.key} has {shape.in_features} inputs; EXL2 needs a multiple of {ROW_MULTIPLE}"
+            )
+
+
+@torch.inference_mode()
+def _quantize_layers(
+    index: TensorIndex,
+    config: ModelConfig,
+    plan: Plan,
+    group_size: int,
+    windows: Tensor,
+    work: QuantizationWork,
+    progress: Progress,
+) -> None:
+    """Quantize all layers, and the head as the last one, from where an earlier run got to."""
+    first, hidden = work.load_hidden() or (0, _embedded(index, config, windows))
+    layers = [list(shapes) for _, shapes in groupby(config.linears(), key=lambda shape: shape.layer)]
+    parts = [len(shapes) * len(plan) for shapes in layers]
+    with progress.stage("quantizing", sum(parts), done=sum(parts[:first])) as stage:
+        for layer in range(first, len(layers)):
+            weights = ObservedWeights(index, config)
+            decoder = Decoder(config, weights)
+            if layer < config.layers:
+                hidden = run_layer(decoder, layer, hidden)
+            else:
+                for window in hidden:
+                    decoder.logits(window)
+            results = quantize_layer(layers[layer], weights, plan, group_size, notice=progress.note, done=stage.advance)
+            work.save_layer(layer, results)
+            work.save_hidden(layer + 1, hidden)
+
+
+def _embedded(index: TensorIndex, config: ModelConfig, windows: Tensor) -> Tensor:
+    """Return the input of the first layer: f32 [windows, window, hidden]."""
+    weights = DenseWeights(index, config)
+    return torch.stack([weights.embed(window) for window in windows])
