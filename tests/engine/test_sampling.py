@@ -50,12 +50,13 @@ def expected_support(logits: list[float], params: SamplingParams) -> set[int]:
     return kept
 
 
+@settings(deadline=None)
 @given(logits=LOGITS)
 def test_greedy_takes_the_likeliest_and_of_equals_the_lowest(logits: list[float]) -> None:
     assert Sampler(GREEDY).sample(torch.tensor(logits)) == logits.index(max(logits))
 
 
-@settings(max_examples=300)
+@settings(deadline=None, max_examples=300)
 @given(logits=LOGITS, params=PARAMS)
 def test_the_support_is_that_of_the_definition(logits: list[float], params: SamplingParams) -> None:
     support = set(np.flatnonzero(probabilities(np.array(logits), params)).tolist())
@@ -66,7 +67,7 @@ def test_the_support_is_that_of_the_definition(logits: list[float], params: Samp
         assert total == pytest.approx(params.top_p, abs=1e-9) or len(support) > len(expected)
 
 
-@settings(max_examples=200)
+@settings(deadline=None, max_examples=200)
 @given(logits=LOGITS, params=PARAMS)
 def test_a_choice_is_in_the_support(logits: list[float], params: SamplingParams) -> None:
     allowed = probabilities(np.array(logits), params) > 0
@@ -74,7 +75,7 @@ def test_a_choice_is_in_the_support(logits: list[float], params: SamplingParams)
     assert all(allowed[sampler.sample(torch.tensor(logits))] for _ in range(20))
 
 
-@settings(max_examples=100)
+@settings(deadline=None, max_examples=100)
 @given(logits=LOGITS, params=PARAMS, constant=st.integers(-100, 100))
 def test_a_constant_added_to_the_logits_changes_nothing(
     logits: list[float], params: SamplingParams, constant: int
@@ -84,6 +85,7 @@ def test_a_constant_added_to_the_logits_changes_nothing(
     assert first == [there.sample(torch.tensor(logits) + constant) for _ in range(10)]
 
 
+@settings(deadline=None)
 @given(logits=LOGITS, params=PARAMS)
 def test_same_seed_same_choices(logits: list[float], params: SamplingParams) -> None:
     here, there = Sampler(params), Sampler(params)
