@@ -55,6 +55,6 @@ class ArenaWeights:
     def _matrix(self, module: str) -> tuple[int, Exl2Matrix]:
         """Variant and views of a module; the views must die before the next safe point."""
         bundle, number = self._places[module]
-        place = self._swapper.block(bundle).placed[number]
-        spec = self._specs[module][place.variant]
-        return place.variant, matrix_from(spec, self._swapper.arena(bundle).tensor(), place.offset)
+        block, arena = self._swapper.resident(bundle)
+        place = block.placed[number]
+        return place.variant, matrix_from(self._specs[module][place.variant], arena.tensor(), place.offset)

@@ -10,6 +10,7 @@ from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.exl2.arena_layout import ALIGNMENT, size_bytes
 from flexquant.engine.exl2.dequantize import scratch_bytes
 from flexquant.engine.kv_cache import page_bytes, pages_for
+from flexquant.engine.memory.arena import page_rounded
 from flexquant.engine.residency import Residency, VariantSize
 
 
@@ -44,7 +45,7 @@ class MemoryNeeds:
                 "dequantize": max(scratch_bytes(shape.in_features) for shape in config.linears()),
             },
             fixed=len(config.norms()) * config.hidden_size * torch.float32.itemsize,
-            kv_page=page_bytes(config, kv_dtype),
+            kv_page=page_rounded(page_bytes(config, kv_dtype)),
         )
 
     def total(self, position: int, tokens: int) -> int:

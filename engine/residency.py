@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from flexquant.engine.errors import EnsembleError
 from flexquant.engine.manifest import TransitionSequence
 from flexquant.engine.memory.arena import page_rounded
+from flexquant.engine.memory.registry import ModuleBytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +107,17 @@ class Residency:
 
         self._thresholds = list(bundles)
         self._stages: list[list[Block]] = []
-        for thresholds, modules in bundles.items():
+        # By transition: the bundles that it takes from which stage to the next.
+        self._passing: list[list[tuple[int, int]]] = [[] for _ in transitions]
+        for bundle, (thresholds, modules) in enumerate(bundles.items()):
             variants = [[0, *(variant for _, variant in moves[module])] for module in modules]
             stages = [
                 _block(modules, [of_module[stage] for of_module in variants], sizes)
                 for stage in range(len(thresholds) + 1)
             ]
-            for position, old, new in zip(thresholds, stages[:-1], stages[1:], strict=True):
+            for stage, position in enumerate(thresholds):
+                old, new = stages[stage], stages[stage + 1]
+                self._passing[position - 1].append((bundle, stage))
                 if new.mapped > old.mapped:
                     raise EnsembleError(
                         f"transition {position} makes {', '.join(modules)} larger: "
@@ -138,10 +143,12 @@ class Residency:
             raise ValueError(f"positions {start} and {end} are no neighbours")
         changes: list[Change] = []
         spare_offset = 0
-        for bundle, (old, new) in enumerate(zip(self.blocks(start), self.blocks(end), strict=True)):
-            if old is not new:
-                changes.append(Change(bundle, old, new, spare_offset))
-                spare_offset += new.mapped
+        for bundle, stage in self._passing[min(start, end)]:
+            old, new = self._stages[bundle][stage], self._stages[bundle][stage + 1]
+            if end < start:
+                old, new = new, old
+            changes.append(Change(bundle, old, new, spare_offset))
+            spare_offset += new.mapped
         return Step(start, end, tuple(changes))
 
     def rotates(self, step: Step) -> bool:
@@ -166,6 +173,14 @@ class Residency:
     def _check(self, position: int) -> None:
         if not 0 <= position <= self.max_position:
             raise ValueError(f"position {position} is outside 0..{self.max_position}")
+
+
+def module_bytes(block: Block) -> Mapping[str, ModuleBytes]:
+    """The registry's entries of a resident block; the rest of the last page belongs to the last module."""
+    entries = {place.module: ModuleBytes(place.size.payload, place.size.span) for place in block.placed}
+    last = block.placed[-1]
+    entries[last.module] = ModuleBytes(last.size.payload, block.mapped - last.offset)
+    return entries
 
 
 def _block(modules: Sequence[str], variants: Sequence[int], sizes: Mapping[str, Sequence[VariantSize]]) -> Block:

@@ -464,7 +464,5 @@ def test_a_store_replaced_by_an_identical_copy_is_read(own_folder: Path) -> None
 def test_a_store_damaged_after_opening(own_folder: Path) -> None:
     ensemble = Ensemble.open(own_folder)
     _truncate(own_folder / "levels/8.0/quantized.safetensors")
-    before = anonymous_bytes()
     with pytest.raises(CheckpointError, match=r"8\.0/quantized\.safetensors"):
         ElasticModel.load(ensemble, kv_pages=8)
-    assert anonymous_bytes() - before < MIB

@@ -1,0 +1,175 @@
+"""The arenas of one model: filled, exchanged step by step, and given back. No threads; `swap.py` decides when.
+
+A shrinking step is prepared in the spare, which was faulted in at the start, so shrinking allocates nothing. When it
+is published, the spare becomes the arena and the head of the old arena the next spare; or, where the old arena is too
+short for that, the new block is copied into the old arena's head. Either way only tails are unmapped. A growing step
+is prepared in new arenas, and publishing it unmaps the old ones.
+"""
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flexquant.engine.memory.arena import Arena
+from flexquant.engine.memory.registry import MemoryRegistry
+from flexquant.engine.residency import Block, Residency, Step, module_bytes
+
+Read = Callable[[Block, memoryview], None]
+"""Fills a buffer of `block.length` bytes with the block's tensors; may take long; raises on failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A step that was read and can be published."""
+
+    step: Step
+    arenas: list[Arena]
+    """New arenas, one per change, of a growing step; the spare, where a shrinking step waits."""
+
+
+class ArenaSet:
+    """One arena per bundle, and the spare.
+
+    `prepare` and `discard` may run on another thread than the rest, but never at the same time as `publish`.
+
+    Args:
+        residency: The plan to follow.
+        read: Fills blocks.
+        position: Whose blocks to load first.
+        registry: Kept up to date with every module and every arena that is being filled.
+        progress: Called with (bytes read, bytes in total) while the first blocks are loaded.
+
+    Raises:
+        MemoryError: No room for the first blocks.
+        InputError: They cannot be read.
+    """
+
+    def __init__(
+        self,
+        residency: Residency,
+        read: Read,
+        *,
+        position: int,
+        registry: MemoryRegistry,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self._residency = residency
+        self._read = read
+        self._registry = registry
+        self._blocks = residency.blocks(position)
+        self._arenas: list[Arena] = []
+        self._spare: Arena | None = None
+        try:
+            self._load(progress)
+        except BaseException as error:
+            _forget_locals(error)
+            self.release()
+            raise
+
+    def resident(self, bundle: int) -> tuple[Block, Arena]:
+        """What a bundle's arena holds, and the arena. Both change when a step is published."""
+        return self._blocks[bundle], self._arenas[bundle]
+
+    def prepare(self, step: Step) -> Prepared:
+        """Read the blocks of a step. A failure leaves everything as it was.
+
+        Raises:
+            MemoryError: No room for the new arenas of a growing step.
+            InputError: A block cannot be read.
+        """
+        prepared = Prepared(step, [])
+        try:
+            if step.shrinks:
+                assert self._spare is not None, "a plan with steps has a spare"
+                prepared.arenas.append(self._spare)
+                for change in step.changes:
+                    self._read(change.new, self._spare.memory()[change.spare_offset :][: change.new.length])
+            else:
+                for change in step.changes:
+                    prepared.arenas.append(_faulted_in(change.new.length))
+                    self._registry.add_loading(change.new.mapped)
+                    self._read(change.new, prepared.arenas[-1].memory()[: change.new.length])
+        except BaseException as error:
+            _forget_locals(error)
+            self.discard(prepared)
+            raise
+        return prepared
+
+    def discard(self, prepared: Prepared) -> None:
+        """Give up a step that was prepared and never published."""
+        if prepared.step.shrinks:
+            return  # it waits in the spare, which stays
+        for arena in prepared.arenas:
+            self._registry.add_loading(-arena.mapped_bytes)
+            arena.release()
+
+    def publish(self, prepared: Prepared) -> None:
+        """Put a step into use and unmap what it retires.
+
+        Raises:
+            RuntimeError: A view of an arena that changes is alive; nothing has changed.
+        """
+        step = prepared.step
+        old = [self._arenas[change.bundle] for change in step.changes]
+        if any(arena.viewed for arena in [*old, *prepared.arenas]):
+            raise RuntimeError("a view of an arena is alive at a safe point")
+        if not step.shrinks:
+            for change, arena in zip(step.changes, prepared.arenas, strict=True):
+                self._arenas[change.bundle].release()
+                self._arenas[change.bundle] = arena
+                self._registry.add_loading(-arena.mapped_bytes)
+        elif self._residency.rotates(step):
+            (change,), (spare,) = step.changes, prepared.arenas
+            self._spare, self._arenas[change.bundle] = self._arenas[change.bundle], spare
+            spare.trim(change.new.mapped)
+            self._spare.trim(self._residency.spare_bytes)
+        else:
+            (spare,) = prepared.arenas
+            for change in step.changes:
+                arena = self._arenas[change.bundle]
+                _copy(spare, change.spare_offset, arena, change.new.length)
+                arena.trim(change.new.mapped)
+        for change in step.changes:
+            self._blocks[change.bundle] = change.new
+            self._registry.publish(module_bytes(change.new))
+
+    def release(self) -> None:
+        """Unmap everything; the set cannot be used again. Releasing twice is allowed."""
+        for arena in self._arenas:
+            arena.release()
+        self._arenas.clear()
+        if self._spare is not None:
+            self._spare.release()
+            self._spare = None
+
+    def _load(self, progress: Callable[[int, int], None]) -> None:
+        total = sum(block.payload for block in self._blocks)
+        done = 0
+        if self._residency.spare_bytes:
+            self._spare = _faulted_in(self._residency.spare_bytes)
+        for block in self._blocks:
+            self._arenas.append(_faulted_in(block.length))
+            self._read(block, self._arenas[-1].memory()[: block.length])
+            self._registry.publish(module_bytes(block))
+            done += block.payload
+            progress(done, total)
+
+
+def _faulted_in(nbytes: int) -> Arena:
+    """A new arena, touched: reading a file into memory that is not there yet takes longer than touching it first."""
+    arena = Arena(nbytes)
+    arena.prefault()
+    return arena
+
+
+def _copy(source: Arena, offset: int, target: Arena, nbytes: int) -> None:
+    """Copy into the head of `target`; through torch, which releases the GIL and copies with all threads."""
+    target.tensor()[:nbytes].copy_(source.tensor()[offset : offset + nbytes])
+
+
+def _forget_locals(error: BaseException) -> None:
+    """Clear the local variables in an error's tracebacks: they hold views of arenas that are about to be unmapped."""
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
