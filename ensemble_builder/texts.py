@@ -33,8 +33,7 @@ def text_windows(text: Path | None, tokens: int, *, model: Path, seed: int, kept
     if text is not None:
         return Windows.of_text(read_text(text), text.name, tokenizer, config, limit=limit)
     if not kept.exists():
-        # One window more, because the sampled text may be tokenized into fewer tokens than it was sampled as.
-        write_atomically(kept, sample_text(model, (limit + 1) * window, seed, progress).encode())
+        write_atomically(kept, sample_text(model, limit * window, seed, progress).encode())
     return Windows.of_text(read_text(kept), f"sampled from the model, seed {seed}", tokenizer, config, limit=limit)
 
 
