@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 from flexquant.engine.errors import FlexQuantError, PortInUseError, UsageError
 from flexquant.engine.thread_waiting import sleep_while_waiting
-from flexquant.engine.thread_waiting import sleep_while_waiting
 from flexquant.server.logging_setup import set_up_logging
 from flexquant.server.settings import Settings, load_settings
 
@@ -43,7 +42,6 @@ def serve(settings: Settings) -> None:
     Raises:
         FlexQuantError: The daemon cannot start; nothing is left behind.
     """
-    sleep_while_waiting()
     # Imported here, so that --help and wrong flags are answered before torch is loaded.
     from flexquant.server.model_source import resolve
     from flexquant.server.security import check_exposure
