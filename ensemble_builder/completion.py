@@ -12,6 +12,7 @@ from flexquant.engine.model_config import ModelConfig
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.weights import DenseWeights
 from flexquant.ensemble_builder.atomic_file import write_atomically
+from flexquant.ensemble_builder.bounded_weights import BoundedWeights
 from flexquant.ensemble_builder.eqm import EqmEvaluation, hybrid
 from flexquant.ensemble_builder.evaluation import Reference, Windows, final_hidden, measure
 from flexquant.ensemble_builder.file_hashes import file_records
@@ -26,7 +27,8 @@ from flexquant.ensemble_builder.workplace import REPORT_NAME, Settings, Workplac
 
 def unquantized(checkpoint: Path, config: ModelConfig) -> Decoder:
     """Return an unquantized model; its weights are read when they are first used."""
-    return Decoder(config, DenseWeights(TensorIndex.open(checkpoint), config))
+    index = TensorIndex.open(checkpoint)
+    return Decoder(config, BoundedWeights(lambda: DenseWeights(index, config)))
 
 
 def complete(
@@ -71,7 +73,7 @@ def complete(
         reference = Reference(decoder, final_hidden(decoder, windows))
     else:
         kind = "unquantized"
-        # A second decoder, because the first has read all weights and this one needs the head alone.
+        # A second decoder, because the first keeps the weights it has read and this one needs the head alone.
         reference = Reference(unquantized(checkpoint, config), final_hidden(unquantized(checkpoint, config), windows))
     searched = search_measured(
         EqmEvaluation(config, modules, weights, windows, reference),

@@ -11,15 +11,14 @@ from flexquant.engine.decoder import Decoder
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import UsageError
 from flexquant.engine.manifest import assignment
-from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.tokenizer import Tokenizer
-from flexquant.engine.weights import Exl2Weights
 from flexquant.ensemble_builder.arguments import new_parser, positive
 from flexquant.ensemble_builder.completion import unquantized
 from flexquant.ensemble_builder.eqm import hybrid
 from flexquant.ensemble_builder.evaluation import Reference, Windows, final_hidden, measure, read_text
 from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.same_model import check_same_model
+from flexquant.ensemble_builder.stores import open_store
 
 EXAMPLES: Final = """\
 examples:
@@ -135,7 +134,9 @@ def evaluate(
     )
     if checkpoint is not None:
         check_same_model([ensemble.common.folder, checkpoint])
-    stores = {level.name: Exl2Weights(TensorIndex.open(folder / level.store), config) for level in manifest.levels}
+    stores = {
+        level.name: open_store(folder / level.store, level.name, level.bits).weights() for level in manifest.levels
+    }
 
     def position_decoder(position: int) -> Decoder:
         state = assignment(manifest, manifest.default_sequence, position)

@@ -9,6 +9,7 @@ from flexquant.engine.manifest import Level, Module, Variant
 from flexquant.engine.model_config import EMBEDDING, ModelConfig, read_model_config
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.weights import Exl2Weights
+from flexquant.ensemble_builder.bounded_weights import BoundedWeights
 from flexquant.ensemble_builder.sequence import Unit
 
 LEVELS_FOLDER = "levels"
@@ -32,9 +33,9 @@ class Store:
     config: ModelConfig
     specs: dict[str, Exl2Spec]
 
-    def weights(self) -> Exl2Weights:
+    def weights(self) -> BoundedWeights:
         """Return the weights for running the whole store or parts of it."""
-        return Exl2Weights(self.index, self.config)
+        return BoundedWeights(lambda: Exl2Weights(self.index, self.config))
 
     @property
     def module_bytes(self) -> int:

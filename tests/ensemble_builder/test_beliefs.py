@@ -8,8 +8,7 @@ from flexquant.ensemble_builder.beliefs import PRIOR_ROUGHNESS, Beliefs
 def test_a_measured_cost_is_certain_where_it_was_measured() -> None:
     beliefs = Beliefs(((0.2,), (0.1,)))
     beliefs.observe(0, 0, 0.5, 0.3)
-    mean, spread = beliefs.expect(0, 0, 0.5)
-    assert (mean, spread) == (pytest.approx(0.3), 0.0)
+    assert beliefs.expect(0, 0, 0.5) == pytest.approx((0.3, 0.0))
 
 
 def test_the_prior_is_the_sensitivity_and_doubt_grows_with_depth() -> None:

@@ -157,7 +157,8 @@ def test_an_additive_landscape_costs_few_evaluations() -> None:
 
 def test_the_result_may_cross_from_one_stem_to_another() -> None:
     units = [Unit(name, (2, 1)) for name in "abc"]
-    losses = {(0, 0, 0): 0.0, (1, 0, 0): 5.0, (0, 1, 0): 1.0, (1, 1, 0): 6.0, (1, 1, 1): 9.0}
+    losses: dict[Assignment, float] = {(0, 0, 0): 0.0, (1, 1, 1): 9.0}
+    losses |= {(1, 0, 0): 5.0, (0, 1, 0): 1.0, (1, 1, 0): 6.0}
     losses |= {(1, 0, 1): 5.5, (0, 1, 1): 8.0}
     assert least_area_order(units, losses) == (1, 0, 2)
     with pytest.raises(ValueError, match="do not connect"):

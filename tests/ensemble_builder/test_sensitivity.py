@@ -12,7 +12,7 @@ from flexquant.ensemble_builder.sequence import Assignment, Unit, smallest, stat
 
 def test_sensitivity_is_the_difference_between_neighbouring_variants() -> None:
     units = (Unit("a", (10, 5)), Unit("b", (10, 6, 3)))
-    losses = {(0, 0): 0.5, (1, 0): 0.75, (0, 1): 1.0, (0, 2): 3.0}
+    losses: dict[Assignment, float] = {(0, 0): 0.5, (1, 0): 0.75, (0, 1): 1.0, (0, 2): 3.0}
     assert set(single_states(units)) == set(losses) - {(0, 0)}
     assert sensitivities(units, losses) == ((0.25,), (0.5, 2.0))
 
