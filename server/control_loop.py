@@ -236,21 +236,26 @@ class Controller:
     def _sample(self) -> Sample:
         """Read memory and model so that they belong together: a step published in between spoils A + W."""
         for _ in range(READ_ATTEMPTS):
-            mapped = self._elastic.mapped_elastic_bytes
+            model = self._look()
             self._readings = self._monitor.read()
-            if self._elastic.mapped_elastic_bytes == mapped:
+            if model == self._look():
                 break
+        position, target, moving, elastic_bytes = model
         failed = self._move_failed.is_set()
         self._move_failed.clear()
         return Sample(
             memory=self._readings.memory,
             failed=tuple(self._readings.failures),
-            position=self._elastic.position,
-            target=self._elastic.target,
-            moving=self._elastic.moving,
-            elastic_bytes=mapped,
+            position=position,
+            target=target,
+            moving=moving,
+            elastic_bytes=elastic_bytes,
             move_failed=failed,
         )
+
+    def _look(self) -> tuple[int, int, bool, int]:
+        elastic = self._elastic
+        return elastic.position, elastic.target, elastic.moving, elastic.mapped_elastic_bytes
 
     def _moved(self, move: Future[int]) -> None:
         if move.cancelled():

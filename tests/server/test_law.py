@@ -301,9 +301,9 @@ def test_what_is_already_ordered_counts() -> None:
 
 def test_a_move_under_way_becomes_urgent_once_when_memory_is_critical() -> None:
     law = _law()
-    under_way = _sample(RESERVES.critical - MIB, target=60, moving=True)
+    under_way = _sample(RESERVES.critical - MIB, target=40, moving=True)  # enough, once it is done
     state, moves = _decide(law, State(), under_way, 0.0)
-    assert moves == [Move(60, urgent=True)]
+    assert moves == [Move(40, urgent=True)]
     assert _decide(law, state, under_way, 0.25)[1] == []
 
 
