@@ -22,6 +22,8 @@ GROW_SECONDS: Final = 0.010
 class Resizable(Protocol):
     """What is needed of ElasticModel."""
 
+    drop_page_cache: bool
+
     @property
     def footprints(self) -> Sequence[int]: ...
     @property
@@ -92,8 +94,10 @@ class ElasticFacade:
 
         Args:
             position: Where to go.
-            urgent: Let decoding wait for the move instead of sharing its time.
+            urgent: Memory is short: let decoding wait for the move instead of sharing its time, and leave no file
+                pages behind in the system's cache.
         """
+        self._model.drop_page_cache = urgent
         began, start = self._clock(), self._model.position
         before = self._model.resident_bytes().mapped
         moved = self._model.move_to(position, budget_s=None if urgent else self._budget(shrink=position > start))

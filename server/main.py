@@ -42,7 +42,10 @@ def serve(settings: Settings) -> None:
     Raises:
         FlexQuantError: The daemon cannot start; nothing is left behind.
     """
-    # Imported here, so that --help and wrong flags are answered before torch is loaded.
+    if sys.platform == "win32":
+        raise UsageError("FlexQuant does not run on Windows itself", hint="Run it in WSL2.")
+    sleep_while_waiting()
+    # Imported late, so that --help and wrong flags are answered before anything heavy is loaded.
     from flexquant.server.model_source import resolve
     from flexquant.server.security import check_exposure
 
@@ -51,7 +54,6 @@ def serve(settings: Settings) -> None:
     check_exposure(settings)
     with listen_on(settings.host, settings.port) as listener:
         folder = resolve(settings.model)
-        sleep_while_waiting()  # before torch is imported
 
         from flexquant.server.startup import start
 

@@ -10,6 +10,7 @@
 import hashlib
 import hmac
 import ipaddress
+import logging
 import socket
 from collections.abc import Collection
 from urllib.parse import urlsplit
@@ -20,6 +21,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from flexquant.engine.errors import UsageError
 from flexquant.server.error_envelope import ApiError
 from flexquant.server.settings import Settings
+
+log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -38,12 +41,15 @@ def _is_loopback_address(host: str) -> bool:
 
 
 def check_exposure(settings: Settings) -> None:
-    """Refuse to listen beyond loopback without a key.
+    """Refuse to listen beyond loopback without a key, or warn where the settings insist.
 
     Raises:
         UsageError: The address is not loopback, no key is set, and the settings do not insist.
     """
-    if is_loopback(settings.host) or settings.api_key or settings.allow_unauthenticated:
+    if is_loopback(settings.host) or settings.api_key:
+        return
+    if settings.allow_unauthenticated:
+        log.warning("anyone who reaches %s may use this daemon: no API key is set", settings.host)
         return
     raise UsageError(
         f"--host {settings.host} lets other machines use this daemon, and no API key is set",

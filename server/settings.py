@@ -74,6 +74,7 @@ class Settings(BaseSettings):
         description="What to serve: 'demo', an ensemble folder, a Hugging Face checkpoint folder, or two EXL2 folders "
         "as 'A,B'. Checkpoints become an ensemble on first use and are cached."
     )
+    verify: bool = Field(default=False, description="Compare the sha256 of every file of the ensemble before serving.")
     alias: Names = Field(
         default=(), description="Further names that requests may give as `model`, separated by commas."
     )

@@ -92,7 +92,7 @@ def start(settings: Settings, folder: Path) -> Daemon:
         MemoryShortError: Not even its smallest position fits.
     """
     parameters, monitor = make_parameters(settings), make_monitor(settings)
-    ensemble = Ensemble.open(folder)
+    ensemble = Ensemble.open(folder, verify=settings.verify)
     sequence = ensemble.sequence()
     tokenizer = Tokenizer.open(ensemble.tokenizer_folder)
     plan = plan_start(
@@ -102,13 +102,13 @@ def start(settings: Settings, folder: Path) -> Daemon:
         pin=settings.pin,
         worst_position=settings.worst_position,
     )
+    served = describe(settings, ensemble, tokenizer, plan.context)
     log.info("starting at position %d of %d, context %d tokens", plan.position, len(sequence.transitions), plan.context)
     model = ElasticModel.load(ensemble, position=plan.position, context=plan.context, kv_pages=pages_for(plan.context))
     engine = EngineThread(model, tokenizer, max_queue=settings.max_queue)
     quality = [Quality(found.perplexity, found.kl) for found in sequence.quality]
     facade = ElasticFacade(model, quality, lambda: engine.seconds_per_token)
     controller = Controller(facade, monitor, parameters, pin=settings.pin, worst_position=settings.worst_position)
-    served = describe(settings, ensemble, tokenizer, plan.context)
     engine.start()
     controller.start()
     return Daemon(DaemonState(served, engine, controller), model)

@@ -1,7 +1,7 @@
 """Server-sent events: how a streamed answer is written."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -17,12 +17,12 @@ def event(data: Mapping[str, Any]) -> str:
     return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
-async def server_sent(chunks: AsyncIterator[Mapping[str, Any]]) -> AsyncIterator[str]:
+async def server_sent(chunks: AsyncGenerator[Mapping[str, Any], None]) -> AsyncGenerator[str, None]:
     """`chunks` as events, and `[DONE]` after the last; an error becomes a last event in the error envelope.
 
     Leaving the iteration early closes `chunks`.
     """
-    async with aclosing(chunks) as source:  # type: ignore[type-var]  # an async generator, which AsyncIterator hides
+    async with aclosing(chunks) as source:
         try:
             async for chunk in source:
                 yield event(chunk)

@@ -57,6 +57,7 @@ def test_resize_while_400_tokens_stream(tmp_path: Path) -> None:
         usage = chunks[-1]["usage"]
         assert usage["completion_tokens"] == TOKENS
         assert usage["flexquant"] == {"position_start": 0, "position_end": 0, "position_worst": last}
+        assert sum(bool(chunk["choices"][0]["text"]) for chunk in chunks[:-1]) > TOKENS // 2, "text came token by token"
         assert chunks[-2]["choices"][0]["finish_reason"] == "length"
 
         after = daemon.post("/v1/completions", GREEDY).json()

@@ -198,7 +198,6 @@ def test_ready_turns_503_when_the_engine_stops() -> None:
 
 
 def test_each_request_is_one_log_line_without_its_words(daemon: FakeDaemon, caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("flexquant").propagate = True
     with caplog.at_level(logging.INFO, logger="flexquant"):
         answer = request(daemon, "POST", PATHS[0], json={"prompt": "a private matter", "max_tokens": 3})
         request(daemon, "POST", PATHS[1], json={"messages": "a private matter"})

@@ -19,6 +19,7 @@ class Model:
         self.position = 0
         self.target = 0
         self.moving = False
+        self.drop_page_cache = False
         self.loading = 0
         self.budgets: list[float | None] = []
         self.future: Future[int] = Future()
@@ -57,6 +58,13 @@ def test_urgent_move_may_hold_up_decoding_and_others_share_the_tokens_time() -> 
     elastic.request_position(2, urgent=False)
     elastic.request_position(0, urgent=False)
     assert model.budgets == [None, pytest.approx(0.010), pytest.approx(0.004)]
+
+
+@pytest.mark.parametrize("urgent", [True, False])
+def test_file_pages_are_dropped_while_memory_is_short(urgent: bool) -> None:
+    model = Model()
+    facade(model).request_position(1, urgent=urgent)
+    assert model.drop_page_cache is urgent
 
 
 def test_share_of_slow_tokens_is_limited() -> None:

@@ -39,6 +39,7 @@ class FakeModel:
         self.footprints = [4000, 3000, 2000, 1000]
         self.position = 0
         self.target = 0
+        self.drop_page_cache = False
         self.on_ready: Callable[[], None] = nothing
         self.gate = threading.Event()
         """Cleared: passes wait before every layer until it is set."""
