@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Final
 
+from flexquant.engine.errors import CheckpointError
 from flexquant.engine.manifest import MANIFEST_NAME, Quantization
 from flexquant.engine.model_config import read_model_config
 from flexquant.engine.tokenizer import Tokenizer
@@ -35,6 +36,11 @@ def build(checkpoint: Path, out: Path, quantize: QuantizeOptions, search: Search
         InputError: A text cannot be used, or `out` holds something else.
         FlexQuantError: A file cannot be written.
     """
+    if not checkpoint.is_dir():
+        raise CheckpointError(
+            f"{checkpoint}: there is no such folder",
+            hint="Give the folder of a Hugging Face checkpoint; download it first if it is on the hub.",
+        )
     read_model_config(checkpoint)  # what cannot be built is refused before anything is written
     Tokenizer.open(checkpoint)
     check_disjoint(quantize.calibration, search.text)

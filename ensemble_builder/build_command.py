@@ -50,10 +50,12 @@ def run(given: Sequence[str]) -> None:
         type=Path,
         help="with --from-checkpoints: the unquantized model, to measure KL by",
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, help="the ensemble's folder (default: made from MODEL)")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="the ensemble's folder (default: ./MODEL-LEVELS)")
     parser.add_argument("--calibration", metavar="FILE", type=Path, help="text to calibrate on")
     parser.add_argument("--search-text", metavar="FILE", type=Path, help="another text, to search by")
-    parser.add_argument("--preset", choices=list(PRESETS), default="standard", help="how much work (default: standard)")
+    parser.add_argument(
+        "--preset", choices=list(PRESETS), default="standard", help="how much is measured (default: standard)"
+    )
     parser.add_argument("--calibration-tokens", metavar="N", type=positive, help="tokens to calibrate on")
     parser.add_argument("--search-tokens", metavar="N", type=positive, help="tokens to search by")
     parser.add_argument("--group-size", metavar="N", type=positive, default=32, help="weights per scale (default: 32)")

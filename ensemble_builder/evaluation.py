@@ -27,8 +27,8 @@ from flexquant.engine.tokenizer import Tokenizer
 WINDOW_TOKENS: Final = 1024
 LAYER_ROWS: Final = 2048
 """Rows that go through a layer at once (whole windows, at least one)."""
-LOGIT_BYTES: Final = 64 << 20
-"""Size of a tile of logits."""
+LOGIT_BYTES: Final = 8 << 20
+"""Size of a tile of logits; larger ones are slower, because each is new memory."""
 DIGITS: Final = 6
 """Significant digits of figures that are written down."""
 

@@ -35,9 +35,6 @@ def checkpoint_sha256(folder: Path) -> str:
     try:
         paths = [path for path in folder.iterdir() if path.suffix in (".json", ".safetensors")]
     except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be read: {error.strerror}",
-            hint="Give the folder of a Hugging Face checkpoint; download it first if it is on the hub.",
-        ) from error
+        raise InputError(f"{folder}: cannot be read: {error.strerror}") from error
     lines = [f"{name} {record.sha256}\n" for name, record in file_records(folder, paths).items()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -196,7 +196,7 @@ def test_arguments_that_make_no_sense(arguments: list[str], complaint: Say) -> N
 
 def test_a_missing_checkpoint(tmp_path: Path, complaint: Say) -> None:
     assert main([str(tmp_path / "nowhere"), "--levels", "8,3"]) == 3
-    assert "nowhere/config.json: cannot be read" in complaint()
+    assert "nowhere: there is no such folder" in complaint()
 
 
 def test_an_unknown_architecture(tmp_path: Path, complaint: Say) -> None:
