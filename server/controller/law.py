@@ -235,7 +235,7 @@ class Law:
             state = replace(state, last_grow=now, regrettable=now)
         if what in ("shrink", "critical"):
             regret = state.regrettable is not None and now - state.regrettable < parameters.regret_s
-            if regret and parameters.cooldown_s * 2**state.regrets < parameters.cooldown_max_s:
+            if regret and 0 < parameters.cooldown_s * 2**state.regrets < parameters.cooldown_max_s:
                 state = replace(state, regrets=state.regrets + 1)
             state = replace(state, last_shrink=now, regrettable=None, calm_since=now)
             state = self._cool_down(state, now)

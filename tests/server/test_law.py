@@ -392,6 +392,14 @@ def test_a_regret_doubles_the_cool_down_and_calm_halves_it() -> None:
         assert state.regrets == 5 - halvings
 
 
+def test_a_cool_down_of_nothing_stays_nothing() -> None:
+    law, state = _law(cooldown_s=0.0), State()
+    for now in range(1100):
+        state, moves = _decide(law, replace(state, regrettable=float(now)), _sample(0), float(now))
+        assert moves
+        assert state.cooldown_until == now
+
+
 def test_a_cool_down_is_stretched_by_a_seeded_draw() -> None:
     ends = set()
     for seed in range(8):
