@@ -1,5 +1,6 @@
 """The one thread that computes: it answers requests in turn and moves the model's position at safe points."""
 
+import logging
 import threading
 import time
 from collections import deque
@@ -8,8 +9,10 @@ from typing import Protocol
 
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.answer import Answer, Cancelled, PositionedBackend
-from flexquant.server.error_envelope import unavailable
+from flexquant.server.error_envelope import as_api_error, client_gone, unavailable
 from flexquant.server.generation_request import Event, Failed, GenerationRequest
+
+log = logging.getLogger(__name__)
 
 _SMOOTHING = 0.1
 
@@ -121,6 +124,17 @@ class EngineThread:
             self._changed.notify()
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception:
+            log.exception("the engine thread has failed")
+            reason = "The engine has failed; the log has the details."
+            self.stop(reason)
+            for job in (self._running, *self._waiting):
+                if job is not None:
+                    job.deliver(Failed(unavailable(reason, code="engine_failed")))
+
+    def _work(self) -> None:
         while True:
             with self._changed:
                 self._running = None
@@ -146,10 +160,11 @@ class EngineThread:
                         job.deliver(event)
                     if decoding:
                         self._note_token(self._clock() - before)
-        except Cancelled as gone:
-            job.deliver(Failed(gone if self._closing is None else unavailable(self._closing, code="stopping")))
+        except Cancelled:
+            job.deliver(Failed(client_gone() if self._closing is None else unavailable(self._closing, code="stopping")))
         except Exception as error:
-            job.deliver(Failed(error))
+            # Not the error itself: its traceback holds views of arenas, which must die before the next safe point.
+            job.deliver(Failed(as_api_error(error)))
 
     def _note_token(self, seconds: float) -> None:
         recent = self.seconds_per_token

@@ -16,6 +16,7 @@ from flexquant.engine.errors import ContextLengthError, FlexQuantError, KVExhaus
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 1
+CLIENT_GONE = 499
 _CODES = {400: "invalid_value", 404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
 
 
@@ -64,6 +65,11 @@ def _type(status: int) -> str:
 def unavailable(message: str, *, code: str) -> ApiError:
     """503 with Retry-After."""
     return ApiError(503, message, code=code, headers={"retry-after": str(RETRY_AFTER_SECONDS)})
+
+
+def client_gone() -> ApiError:
+    """499, for the log alone: nobody reads this answer."""
+    return ApiError(CLIENT_GONE, "The client has closed the connection.")
 
 
 def as_api_error(error: BaseException) -> ApiError:

@@ -12,18 +12,15 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from flexquant.engine.errors import ContextLengthError
 from flexquant.engine.sampling import SamplingParams
-from flexquant.server.answer import Cancelled
 from flexquant.server.api_types import GenerationFields
 from flexquant.server.daemon_state import DaemonState, ServedModel
 from flexquant.server.engine_thread import EngineThread, Job
-from flexquant.server.error_envelope import ApiError
+from flexquant.server.error_envelope import CLIENT_GONE
 from flexquant.server.generation_request import Event, Failed, Finished, GenerationRequest, Started, Text, Usage
 from flexquant.server.request_log import usage_fields
 from flexquant.server.streaming import HEADERS, MEDIA_TYPE, server_sent
 
 POSITION_HEADER: Final = "x-flexquant-position"
-CLIENT_GONE: Final = 499
-"""For the log alone: nobody reads this answer."""
 FinishReason = Literal["stop", "length"]
 
 
@@ -52,7 +49,7 @@ class Shape(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Envelope:
+class Frame:
     """The parts of an answer's JSON that are the same in each of its chunks."""
 
     id: str
@@ -118,7 +115,7 @@ async def answer(
     events = _events(request, daemon.engine, generation)
     started = await anext(events)
     assert isinstance(started, Started)
-    envelope = Envelope(
+    frame = Frame(
         shape.id_prefix + request.scope["flexquant.id"],
         int(time.time()),
         daemon.model.id,
@@ -126,7 +123,7 @@ async def answer(
     )
     headers = {POSITION_HEADER: str(started.position)}
     if fields.stream:
-        chunks = _chunks(request, events, envelope, shape, include_usage=fields.include_usage)
+        chunks = _chunks(request, events, frame, shape, include_usage=fields.include_usage)
         return StreamingResponse(server_sent(chunks), media_type=MEDIA_TYPE, headers=headers | HEADERS)
     text, finished = "", None
     async for event in events:
@@ -137,31 +134,31 @@ async def answer(
     assert finished is not None
     _log(request, finished)
     choice = shape.whole(text, finished.reason)
-    return JSONResponse(envelope.wrap(shape.whole_object, [choice], usage=_usage(finished.usage)), headers=headers)
+    return JSONResponse(frame.wrap(shape.whole_object, [choice], usage=_usage(finished.usage)), headers=headers)
 
 
 async def _chunks(
-    request: Request, events: AsyncIterator[Event], envelope: Envelope, shape: Shape, *, include_usage: bool
+    request: Request, events: AsyncIterator[Event], frame: Frame, shape: Shape, *, include_usage: bool
 ) -> AsyncGenerator[Mapping[str, Any], None]:
     """The stream's chunks. With `include_usage` each has a `usage`: null in all but the last."""
     kind, no_usage = shape.chunk_object, {"usage": None} if include_usage else {}
     for choice in shape.opening():
-        yield envelope.wrap(kind, [choice], **no_usage)
+        yield frame.wrap(kind, [choice], **no_usage)
     async for event in events:
         if isinstance(event, Text):
-            yield envelope.wrap(kind, [shape.piece(event.text)], **no_usage)
+            yield frame.wrap(kind, [shape.piece(event.text)], **no_usage)
         elif isinstance(event, Finished):
             _log(request, event)
-            yield envelope.wrap(kind, [shape.closing(event.reason)], **no_usage)
+            yield frame.wrap(kind, [shape.closing(event.reason)], **no_usage)
             if include_usage:
-                yield envelope.wrap(kind, [], usage=_usage(event.usage))
+                yield frame.wrap(kind, [], usage=_usage(event.usage))
 
 
 async def _events(request: Request, engine: EngineThread, generation: GenerationRequest) -> AsyncGenerator[Event, None]:
     """The events of `generation` up to Finished. A client that goes away, or a closed iteration, gives it up.
 
     Raises:
-        Exception: What Failed carries, or what `submit` refuses with.
+        ApiError: What Failed carries, or what `submit` refuses with.
     """
     loop = asyncio.get_running_loop()
     events: asyncio.Queue[Event] = asyncio.Queue()
@@ -176,10 +173,8 @@ async def _events(request: Request, engine: EngineThread, generation: Generation
     try:
         while True:
             event = await events.get()
-            if isinstance(event, Failed) and isinstance(event.error, Cancelled):
-                raise ApiError(CLIENT_GONE, "The client has closed the connection.") from event.error
             if isinstance(event, Failed):
-                outcome = "failed"
+                outcome = "cancelled" if event.error.status == CLIENT_GONE else "failed"
                 raise event.error
             yield event
             if isinstance(event, Finished):

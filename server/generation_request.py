@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flexquant.engine.sampling import SamplingParams
+from flexquant.server.error_envelope import ApiError
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Finished:
 class Failed:
     """The answer ends early with an error."""
 
-    error: Exception
+    error: ApiError
 
 
 Event = Started | Text | Finished | Failed
