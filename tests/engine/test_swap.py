@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexquant.engine.errors import CheckpointError, SwapError
+from flexquant.engine.memory import arena as arena_module
 from flexquant.engine.memory.process import anonymous_bytes
 from flexquant.engine.memory.registry import MemoryRegistry
 from flexquant.engine.residency import Block, Residency, VariantSize, module_bytes
@@ -61,6 +62,27 @@ def check_contents(swapper: Swapper, residency: Residency, registry: MemoryRegis
     assert books.mapped == residency.mapped(swapper.position)
 
 
+@contextmanager
+def counted_mappings() -> Iterator[list[int]]:
+    """Every byte that arenas map and unmap, as signed lengths."""
+    lengths: list[int] = []
+    map_, unmap = arena_module._map, arena_module._unmap
+
+    def counting_map(length: int) -> int:
+        address = map_(length)
+        lengths.append(length)
+        return address
+
+    def counting_unmap(address: int, length: int) -> None:
+        unmap(address, length)
+        lengths.append(-length)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arena_module, "_map", counting_map)
+        patch.setattr(arena_module, "_unmap", counting_unmap)
+        yield lengths
+
+
 def carry_out(swapper: Swapper, future: "Future[int]") -> int:
     """Be the engine thread until the move has ended."""
     while not future.done():
@@ -72,13 +94,15 @@ def carry_out(swapper: Swapper, future: "Future[int]") -> int:
 @given(plan=plans(), data=st.data())
 def test_any_walk_ends_with_the_right_weights(plan: Plan, data: st.DataObject) -> None:
     positions = st.integers(0, len(plan.sequence.transitions))
-    with swapper_on(plan, data.draw(positions)) as (swapper, residency, registry):
+    with counted_mappings() as mappings, swapper_on(plan, data.draw(positions)) as (swapper, residency, registry):
         visited: list[int] = [swapper.position]
 
         def published(position: int) -> None:
             assert abs(position - visited[-1]) == 1
             visited.append(position)
             check_contents(swapper, residency, registry)
+            if position == swapper.target:  # otherwise the loader may be mapping the next step's arenas
+                assert sum(mappings) == residency.mapped(position) + residency.spare_bytes
 
         swapper.on_published = published
         check_contents(swapper, residency, registry)
@@ -88,6 +112,7 @@ def test_any_walk_ends_with_the_right_weights(plan: Plan, data: st.DataObject) -
             assert len(visited) - start == abs(target - visited[start - 1])
             assert registry.snapshot().loading == 0
         assert swapper.last_error is None
+    assert sum(mappings) == 0
 
 
 @settings(deadline=None, max_examples=60)
@@ -198,6 +223,31 @@ def test_a_superseded_growing_step_leaves_nothing_behind() -> None:
         assert ready.acquire(timeout=30)
         assert registry.snapshot().loading == residency.step(3, 2).changes[0].new.mapped
         assert swapper.move_to(3).result(timeout=0) == 3
+        assert registry.snapshot().loading == 0
+        check_contents(swapper, residency, registry)
+
+
+@pytest.mark.parametrize(("first", "then", "path"), [(0, 4, [3, 4]), (4, 1, [1])])
+def test_a_step_that_is_overtaken_while_it_is_read_is_not_published(first: int, then: int, path: list[int]) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slow(block: Block, buffer: memoryview) -> None:
+        reading.set()
+        assert go_on.wait(30)
+        read(block, buffer)
+
+    go_on.set()
+    with swapper_on(ladder(modules=5), 2, slow) as (swapper, residency, registry):
+        visited: list[int] = []
+        swapper.on_published = visited.append
+        go_on.clear()
+        reading.clear()
+        swapper.move_to(first)
+        assert reading.wait(30)
+        future = swapper.move_to(then)
+        go_on.set()
+        assert carry_out(swapper, future) == then
+        assert visited == path
         assert registry.snapshot().loading == 0
         check_contents(swapper, residency, registry)
 
