@@ -3,6 +3,7 @@
 This is the reference for every faster path. Source of the formula: exllamav2 0.3.2, `q_matrix.cu` (reconstruct).
 """
 
+import threading
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -12,11 +13,13 @@ from torch import Tensor
 
 from flexquant.engine.exl2.groups import CODES_PER_PERIOD, Run
 
-SCRATCH_BYTES: Final = 16 << 20
-"""What `linear` takes beside its input and output, as long as 32 columns of the matrix fit into it."""
+SCRATCH_BYTES: Final = 8 << 20
+"""What `linear` and `dequantize` work in, as long as 32 columns of a matrix fit into it. Every thread has its own."""
 
-_SCRATCH_PER_WEIGHT: Final = 20
-"""Codes and a copy of them (int32), the product (fp16), and weights for the matrix product (fp32), with slack."""
+_KEPT_PER_WEIGHT: Final = 10
+"""Bytes for a code (int32), its product with the scale (fp32), and that rounded (fp16)."""
+_SCRATCH_PER_WEIGHT: Final = 12
+"""The same with scales, of which there is one for 32 weights or fewer, and parts of codes that straddle two words."""
 _TILE_MULTIPLE: Final = 32
 
 
@@ -45,7 +48,9 @@ class Exl2Matrix:
 def unpack_codes(matrix: Exl2Matrix, columns: slice = slice(None)) -> Tensor:
     """Weight codes of the chosen columns: uint8 [K, columns], rows in packed order."""
     words = matrix.q_weight[:, columns]
-    return torch.cat([_codes(words, run).to(torch.uint8) for run in matrix.runs])
+    codes = words.new_empty((matrix.in_features, words.shape[1]))
+    _unpack(matrix, words, codes)
+    return codes.to(torch.uint8)
 
 
 def dequantize(matrix: Exl2Matrix, prescale: float = 1.0, columns: slice = slice(None)) -> Tensor:
@@ -59,84 +64,136 @@ def dequantize(matrix: Exl2Matrix, prescale: float = 1.0, columns: slice = slice
     start, stop, _ = columns.indices(matrix.q_weight.shape[1])
     if start % 8:
         raise ValueError(f"columns start at {start}, which is not a multiple of 8")
-    words = matrix.q_weight[:, start:stop]
-    scales = _scales(matrix, prescale, start, stop)  # [G, columns]
     weights = torch.empty((matrix.in_features, stop - start), dtype=torch.float16)
-    for run in matrix.runs:
-        shape = (run.groups, run.rows_per_group, stop - start)
-        signed = _codes(words, run).sub_(1 << (run.bits - 1)).view(shape)
-        of_run = scales[run.first_group : run.first_group + run.groups].unsqueeze(1)
-        # Products of a code and an fp16 scale are exact in fp32, so they are rounded once, as half arithmetic does.
-        rows = weights[run.first_row : run.first_row + run.rows].view(shape)
-        torch.mul(signed.to(torch.float16), of_run, out=rows)
+    for first, last in _tiles(matrix.in_features, start, stop):
+        tile = _Tile(matrix.in_features, last - first)
+        _reconstruct(matrix, prescale, first, last, tile)
+        weights[:, first - start : last - start] = tile.weights
     return weights
 
 
 def linear(matrix: Exl2Matrix, x: Tensor, prescale: float = 1.0) -> Tensor:
-    """x · W (+ bias): fp32 [rows, K] → fp32 [rows, N], tile by tile, so that scratch stays within `SCRATCH_BYTES`."""
+    """x · W (+ bias): fp32 [rows, K] → fp32 [rows, N].
+
+    Goes through the matrix tile by tile: beside a copy of `x` and the result it takes `scratch_bytes(K)`.
+    """
     gathered = torch.empty_like(x).index_copy_(1, matrix.q_invperm.long(), x)  # = x[:, q_perm]
     columns = matrix.q_weight.shape[1]
     result = torch.empty((x.shape[0], columns), dtype=torch.float32)
-    tile = tile_columns(matrix.in_features)
-    for start in range(0, columns, tile):
-        part = slice(start, min(start + tile, columns))
-        torch.mm(gathered, dequantize(matrix, prescale, part).float(), out=result[:, part])
+    for first, last in _tiles(matrix.in_features, 0, columns):
+        tile = _Tile(matrix.in_features, last - first)
+        _reconstruct(matrix, prescale, first, last, tile)
+        weights = tile.products.copy_(tile.weights)
+        torch.mm(gathered, weights, out=result[:, first:last])
     result = result[:, : matrix.out_features]
-    return result if matrix.bias is None else result + matrix.bias[: matrix.out_features].float()
+    return result if matrix.bias is None else result.add_(matrix.bias[: matrix.out_features])
 
 
 def tile_columns(in_features: int) -> int:
-    """Columns that `linear` reconstructs at once: a multiple of 32."""
+    """Columns that are reconstructed at once: a multiple of 32."""
     fitting = SCRATCH_BYTES // (_SCRATCH_PER_WEIGHT * in_features)
     return max(_TILE_MULTIPLE, fitting // _TILE_MULTIPLE * _TILE_MULTIPLE)
 
 
 def scratch_bytes(in_features: int) -> int:
-    """Most bytes that `linear` takes beside its input and output."""
+    """Bytes of working memory that matrices of so many inputs need."""
     return max(SCRATCH_BYTES, _SCRATCH_PER_WEIGHT * in_features * _TILE_MULTIPLE)
 
 
+class _Scratch(threading.local):
+    """A thread's working memory. It is kept, because fresh pages for every tile cost more than the arithmetic."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0, dtype=torch.uint8)
+
+    def take(self, nbytes: int) -> Tensor:
+        """At least `nbytes` bytes, uint8; what they held is lost."""
+        if self._memory.numel() < nbytes:
+            self._memory = torch.empty(0, dtype=torch.uint8)  # the old memory goes before the new one comes
+            with torch.inference_mode(False):  # memory made in inference mode could not be written outside it
+                self._memory = torch.empty(nbytes, dtype=torch.uint8)
+        return self._memory
+
+
+_scratch = _Scratch()
+
+
+class _Tile:
+    """Views of the scratch memory for one tile [rows, columns]."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        count, shape = rows * columns, (rows, columns)
+        memory = _scratch.take(_KEPT_PER_WEIGHT * rows * tile_columns(rows))
+        self.codes = memory[: 4 * count].view(torch.int32).view(shape)
+        self.products = memory[4 * count : 8 * count].view(torch.float32).view(shape)
+        self.weights = memory[8 * count : 10 * count].view(torch.float16).view(shape)
+
+
+def _tiles(in_features: int, start: int, stop: int) -> list[tuple[int, int]]:
+    """The range of columns, cut into tiles."""
+    width = tile_columns(in_features)
+    return [(first, min(first + width, stop)) for first in range(start, stop, width)]
+
+
+def _reconstruct(matrix: Exl2Matrix, prescale: float, first: int, last: int, tile: _Tile) -> None:
+    """Fill `tile.weights` with columns first to last."""
+    _unpack(matrix, matrix.q_weight[:, first:last], tile.codes)
+    scales = _scales(matrix, prescale, first, last)  # [G, columns]
+    tile.products.copy_(tile.codes)
+    for run in matrix.runs:
+        rows = tile.products[run.first_row : run.first_row + run.rows]
+        # The product of a code and a half-precision scale is exact in fp32, so it is rounded once, as half arithmetic
+        # rounds it.
+        of_run = scales[run.first_group : run.first_group + run.groups].unsqueeze(1)
+        rows.sub_(1 << (run.bits - 1)).view(run.groups, run.rows_per_group, -1).mul_(of_run)
+    tile.weights.copy_(tile.products)
+
+
 def _scales(matrix: Exl2Matrix, prescale: float, start: int, stop: int) -> Tensor:
-    """fp16 [G, stop - start]; the maximum is divided by 256 in fp16, where small ones lose bits."""
+    """Half-precision scales as fp32 [G, stop - start]; the maximum is divided by 256 in fp16: small ones lose bits."""
     first, last = start // 8, -(-stop // 8)
     packed = matrix.q_scale[:, first:last]
     nibbles = (packed.unsqueeze(2) >> torch.arange(0, 32, 4, dtype=torch.int32)) & 15  # [G, words, 8]
     roots = nibbles.flatten(1)[:, : stop - start] + 1
     largest = (matrix.q_scale_max.float() * (prescale / 256)).to(torch.float16)
-    return (roots * roots).to(torch.float16) * largest.unsqueeze(1)
+    return ((roots * roots).to(torch.float16) * largest.unsqueeze(1)).float()
 
 
-def _codes(words: Tensor, run: Run) -> Tensor:
-    """Codes of one run: int32 [rows, columns], a tensor of its own.
+def _unpack(matrix: Exl2Matrix, words: Tensor, codes: Tensor) -> None:
+    """Fill `codes`, int32 [K, columns], from `words`, int32 [words, columns].
 
     Within a group each column is one LSB-first bitstream; the stream is at a word boundary after every period.
     """
-    bits, period = run.bits, CODES_PER_PERIOD[run.bits]
-    step = period * bits // 32  # words per period
-    periods = words[run.first_word : run.first_word + run.words].view(
-        -1, step, words.shape[1]
-    )  # [periods, step, columns]
-    first, shift, mask, straddling = _period(bits)
-    codes = periods if step == 1 else periods.index_select(1, first)
-    codes = (codes >> shift).bitwise_and_(mask)  # [periods, period, columns]
-    for code, word, left in straddling:
-        codes[:, code] |= (periods[:, word] << left) & ((1 << bits) - 1)
-    return codes.flatten(0, 1)
+    for run in matrix.runs:
+        step, period = run.bits * CODES_PER_PERIOD[run.bits] // 32, CODES_PER_PERIOD[run.bits]
+        columns = words.shape[1]
+        source = words[run.first_word : run.first_word + run.words].view(-1, step, columns)
+        target = codes[run.first_row : run.first_row + run.rows].view(-1, period, columns)
+        spans, masks, straddling = _period(run.bits)
+        for word, (first, last, shifts) in enumerate(spans):
+            torch.bitwise_right_shift(source[:, word : word + 1], shifts, out=target[:, first:last])
+        target &= masks
+        for code, word, left in straddling:
+            target[:, code] |= (source[:, word] << left) & ((1 << run.bits) - 1)
 
 
 @cache
-def _period(bits: int) -> tuple[Tensor, Tensor, Tensor, tuple[tuple[int, int, int], ...]]:
-    """How codes lie in one period: their first words, shifts, masks, and (code, next word, left shift) of straddlers.
+def _period(bits: int) -> tuple[list[tuple[int, int, Tensor]], Tensor, list[tuple[int, int, int]]]:
+    """How codes lie in one period.
 
-    Shifts are arithmetic, so the mask of a straddling code also removes copies of the sign bit.
+    Returns:
+        For each word the range of codes that begin in it and their shifts [codes, 1]; the masks of all codes
+        [period, 1]; and for codes that go on in the next word (code, that word, left shift). Shifts are arithmetic, so
+        the mask of such a code also removes copies of the sign bit.
     """
-    positions = [code * bits for code in range(CODES_PER_PERIOD[bits])]
-    first = torch.tensor([position // 32 for position in positions])
-    shift = torch.tensor([[position % 32] for position in positions], dtype=torch.int32)
-    mask = torch.tensor([[(1 << min(bits, 32 - position % 32)) - 1] for position in positions], dtype=torch.int32)
-    straddling = tuple(
-        (code, position // 32 + 1, 32 - position % 32)
-        for code, position in enumerate(positions)
-        if position % 32 + bits > 32
-    )
-    return first, shift, mask, straddling
+    starts = [code * bits for code in range(CODES_PER_PERIOD[bits])]
+    spans = []
+    for word in range(CODES_PER_PERIOD[bits] * bits // 32):
+        inside = [code for code, start in enumerate(starts) if start // 32 == word]
+        shifts = torch.tensor([[starts[code] % 32] for code in inside], dtype=torch.int32)
+        spans.append((inside[0], inside[-1] + 1, shifts))
+    masks = torch.tensor([[(1 << min(bits, 32 - start % 32)) - 1] for start in starts], dtype=torch.int32)
+    straddling = [
+        (code, start // 32 + 1, 32 - start % 32) for code, start in enumerate(starts) if start % 32 + bits > 32
+    ]
+    return spans, masks, straddling

@@ -58,7 +58,7 @@ def runs(q_groups: Sequence[int], in_features: int, words: int) -> tuple[Run, ..
         if taken <= 0:
             raise ValueError(f"group {group} starts at word {starts[group]} and ends at word {starts[group + 1]}")
         rows = taken * 32 // width
-        if rows * width != taken * 32 or rows % CODES_PER_PERIOD[width]:
+        if rows * width != taken * 32:
             raise ValueError(f"group {group} takes {taken} words, which codes of {width} bits cannot fill")
         lengths.append(rows)
     if sum(lengths) != in_features:

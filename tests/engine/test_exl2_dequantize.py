@@ -1,5 +1,6 @@
 import weakref
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,7 @@ def test_products_are_those_of_the_weights(layer: Exl2Layer, prescale: float, ro
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SCRATCH_BYTES", 1 << 20)
+    monkeypatch.setattr(module, "_scratch", module._Scratch())
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -146,12 +148,31 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
 def test_scratch_stays_within_its_bound(bits: int) -> None:
     layer = matrix(random_layer([(bits, 32)] * 8, 1024))
     x = torch.randn(1, layer.in_features)
-    linear(layer, x)  # fills the cache of shifts and masks
+    unpack_codes(layer)  # fills the cache of shifts and masks
     with LiveBytes() as live:
         linear(layer, x)
     inputs_and_outputs = layer.q_weight.nbytes + layer.q_scale.nbytes + 4 * 1024
     assert live.peak > 0
     assert live.peak - inputs_and_outputs <= scratch_bytes(layer.in_features) == 1 << 20
+
+
+@settings(deadline=None, max_examples=10)
+@given(layers(), layers())
+def test_what_scratch_held_before_does_not_matter(one: Exl2Layer, other: Exl2Layer) -> None:
+    with torch.inference_mode():
+        first = dequantize(matrix(one))
+        second = dequantize(matrix(other))
+    assert torch.equal(bits_of(first), expected_bits(one))
+    assert torch.equal(bits_of(second), expected_bits(other))
+    assert torch.equal(bits_of(dequantize(matrix(one))), expected_bits(one))
+
+
+def test_threads_do_not_share_scratch() -> None:
+    made = [random_layer([(5, 64), (3, 32)], 320, seed=seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for layer, found in zip(made, pool.map(dequantize, map(matrix, made)), strict=True):
+                assert torch.equal(bits_of(found), expected_bits(layer))
 
 
 def test_wide_inputs_take_what_they_need() -> None:
