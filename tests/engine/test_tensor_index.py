@@ -1,0 +1,222 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from flexquant.engine.errors import CheckpointError
+from flexquant.engine.tensor_index import TensorIndex, read_into, torch_dtype
+from support.checkpoints import safetensors_bytes, write_safetensors
+
+MATRIX = np.arange(12, dtype=np.float32).reshape(3, 4)
+HALVES = np.arange(5, dtype=np.float16)
+
+
+def test_shards_are_one_index_and_a_stale_list_of_them_is_ignored(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "output-00001-of-00002.safetensors", {"a": MATRIX, "b": HALVES})
+    write_safetensors(tmp_path / "output-00002-of-00002.safetensors", {"c": MATRIX.astype(np.int32)})
+    stale = {"weight_map": {"a": "model-00001-of-00001.safetensors", "gone": "model-00001-of-00001.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(stale))
+
+    index = TensorIndex.open(tmp_path)
+    assert index.names() == ["a", "b", "c"]
+    assert "gone" not in index
+    assert torch.equal(index.read("a"), torch.from_numpy(MATRIX))
+    assert torch.equal(index.read("b"), torch.from_numpy(HALVES))
+    assert torch.equal(index.read("c"), torch.from_numpy(MATRIX.astype(np.int32)))
+    entry = index["c"]
+    assert (entry.name, entry.dtype, entry.shape, entry.nbytes) == ("c", "I32", (3, 4), 48)
+    assert entry.file.name == "output-00002-of-00002.safetensors"
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.int64, torch.uint8, torch.bool]
+)
+@pytest.mark.parametrize("shape", [(3, 5), (1,), (), (0, 4)])
+def test_what_the_library_writes_is_read(dtype: torch.dtype, shape: tuple[int, ...], tmp_path: Path) -> None:
+    tensor = torch.randint(0, 2, shape).to(dtype)
+    save_file({"before": torch.ones(3), "t": tensor}, tmp_path / "model.safetensors")
+    found = TensorIndex.open(tmp_path).read("t")
+    assert (found.dtype, found.shape) == (dtype, shape)
+    assert torch.equal(found, tensor)
+
+
+def test_a_tensor_read_is_the_callers_own(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "a.safetensors", {"a": MATRIX})
+    index = TensorIndex.open(tmp_path)
+    index.read("a").zero_()
+    assert torch.equal(index.read("a"), torch.from_numpy(MATRIX))
+
+
+def test_tensors_are_read_into_a_given_place(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "a.safetensors", {"a": MATRIX, "b": HALVES})
+    place = bytearray(b"\xee" * 20)
+    read_into(TensorIndex.open(tmp_path)["b"], memoryview(place)[5:15])
+    assert place == b"\xee" * 5 + HALVES.tobytes() + b"\xee" * 5
+
+
+def test_no_file_no_model(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(CheckpointError, match=r"no \*\.safetensors file") as raised:
+            TensorIndex.open(folder)
+        assert str(folder) in raised.value.message
+
+
+def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "a.safetensors", {"a": MATRIX})
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight") as raised:
+        TensorIndex.open(tmp_path)["lm_head.weight"]
+    assert str(tmp_path) in raised.value.message
+
+
+@settings(deadline=None, max_examples=80)
+@given(kept=st.floats(0, 0.999))
+def test_every_truncation_is_noticed(tmp_path_factory: pytest.TempPathFactory, kept: float) -> None:
+    folder = tmp_path_factory.mktemp("truncated")
+    file = folder / "model.safetensors"
+    write_safetensors(file, {"a": MATRIX, "b": HALVES})
+    file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
+    with pytest.raises(CheckpointError, match="truncated") as raised:
+        TensorIndex.open(folder)
+    assert str(file) in raised.value.message
+
+
+def test_a_file_that_shrinks_later_is_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    write_safetensors(file, {"a": MATRIX})
+    index = TensorIndex.open(tmp_path)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="ends within tensor a"):
+        index.read("a")
+    file.unlink()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        index.read("a")
+
+
+def test_one_name_in_two_files(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_safetensors(tmp_path / f"{name}.safetensors", {"a": MATRIX})
+    with pytest.raises(CheckpointError, match=r"two\.safetensors: tensor a is also in one\.safetensors"):
+        TensorIndex.open(tmp_path)
+
+
+def entry(dtype: object = "F16", shape: object = (2,), data_offsets: object = (0, 4)) -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": data_offsets}
+
+
+HEADERS: dict[str, tuple[object, str]] = {
+    "no JSON": (b"{", "not valid JSON"),
+    "deep": (b"[" * 100_000, "not valid JSON"),
+    "no UTF-8": (b'{"\xff": 1}', "not valid JSON"),
+    "no object": ([], "not a JSON object"),
+    "entry is no object": ({"a": 3}, "tensor a: its header entry"),
+    "twice": (b'{"a": 1, "a": 2}', "a is there twice"),
+    "half a character": ({"\ud800": entry()}, "not valid JSON"),
+    "no type": ({"a": {}}, "tensor a: dtype None"),
+    "unknown type": ({"a": entry(dtype="F4")}, "tensor a: dtype 'F4' is not supported"),
+    "type is a list": ({"a": entry(dtype=["F16"])}, r"tensor a: dtype \['F16'\]"),
+    "negative size": ({"a": entry(shape=[-2])}, r"tensor a: shape \[-2\]"),
+    "size is true": ({"a": entry(shape=[True, 2])}, "tensor a: shape"),
+    "huge size": ({"a": entry(shape=[0, 10**30], data_offsets=[0, 0])}, "tensor a: shape"),
+    "huge sizes": ({"a": entry(shape=[0, 2**62, 2**62], data_offsets=[0, 0])}, "tensor a: shape"),
+    "one offset": ({"a": entry(data_offsets=[0])}, "tensor a: data_offsets"),
+    "negative offset": ({"a": entry(data_offsets=[-4, 0])}, "tensor a: data_offsets"),
+    "descending": ({"a": entry(data_offsets=[4, 0])}, "tensor a: data_offsets"),
+    "huge offset": ({"a": entry(data_offsets=[0, 10**400])}, "tensor a: data_offsets"),
+    "beyond the file": ({"a": entry(data_offsets=[1000, 1004])}, "tensor a ends at byte"),
+    "too few bytes": ({"a": entry(shape=[3])}, r"tensor a: shape \[3\] of F16 does not take the 4 bytes"),
+    "overlap": ({"a": entry(), "b": entry(data_offsets=[2, 6])}, "tensors a and b overlap"),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_damaged_headers_are_described(name: str, tmp_path: Path) -> None:
+    header, message = HEADERS[name]
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(safetensors_bytes(header, bytes(16)))
+    with pytest.raises(CheckpointError, match=message) as raised:
+        TensorIndex.open(tmp_path)
+    assert str(file) in raised.value.message
+    raised.value.message.encode()  # it can be printed
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"1234567", b"\xff" * 8, b"\xff" * 100, b"version https://git-lfs.github.com"]
+)
+def test_files_of_another_kind(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        TensorIndex.open(tmp_path)
+
+
+def test_a_folder_with_the_name_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: cannot be read"):
+        TensorIndex.open(tmp_path)
+
+
+def test_names_of_types() -> None:
+    assert torch_dtype("BF16") is torch.bfloat16
+    with pytest.raises(CheckpointError, match="F4"):
+        torch_dtype("F4")
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+ENTRIES = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["F16", "F32", "I32", "BOOL", "F8_E5M2", "X"]) | ANYTHING,
+        "shape": st.lists(st.integers(-2, 9), max_size=3) | ANYTHING,
+        "data_offsets": st.lists(st.integers(-3, 70), min_size=2, max_size=2).map(sorted) | ANYTHING,
+    }
+)
+FILES = st.one_of(
+    st.binary(max_size=100),
+    st.builds(safetensors_bytes, st.binary(max_size=60), st.binary(max_size=20)),
+    st.builds(
+        safetensors_bytes, st.dictionaries(st.text(max_size=4), ENTRIES | ANYTHING, max_size=3), st.just(bytes(64))
+    ),
+    st.builds(safetensors_bytes, ANYTHING, st.just(bytes(64))),
+)
+
+
+@settings(deadline=None, max_examples=500)
+@given(content=FILES)
+def test_whatever_a_file_holds_it_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    (folder / "model.safetensors").write_bytes(content)
+    try:
+        index = TensorIndex.open(folder)
+    except CheckpointError as error:
+        error.message.encode()
+        return
+    for name in index.names():
+        assert index.read(name).nbytes == index[name].nbytes
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    tensors=st.dictionaries(
+        st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).filter(lambda name: name != "__metadata__"),
+        st.lists(st.integers(0, 3), max_size=3).map(lambda shape: np.random.default_rng(len(shape)).random(shape)),
+        max_size=5,
+    )
+)
+def test_what_was_written_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, tensors: dict[str, NDArray[np.float64]]
+) -> None:
+    folder = tmp_path_factory.mktemp("round")
+    halves = {name: array.astype(np.float16) for name, array in tensors.items()}
+    write_safetensors(folder / "model.safetensors", halves)
+    index = TensorIndex.open(folder)
+    assert index.names() == sorted(halves)
+    for name, array in halves.items():
+        assert torch.equal(index.read(name), torch.from_numpy(array))
