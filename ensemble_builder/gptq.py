@@ -7,18 +7,25 @@ row k, given the rows before it, is to round w_k + sum_{j<k} F_jk (w_j - q_j), a
 error matters. Rows are input features, ordered by falling diagonal of the Hessian (act-order).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from flexquant.ensemble_builder.exl2_pack import QuantizedLinear, groups_of
-from flexquant.ensemble_builder.scale_search import dequantize_codes, round_to_codes, search_scales
+from flexquant.ensemble_builder.coordinate_descent import descend
+from flexquant.ensemble_builder.exl2_pack import Group, QuantizedLinear, groups_of
+from flexquant.ensemble_builder.scale_search import Scales, dequantize_codes, round_to_codes, search_scales
+from flexquant.ensemble_builder.single_thread import single_thread
 
 DAMPING: Final = 0.01
 """Added to the Hessian's diagonal, relative to its mean."""
+DESCENTS: Final = 2
+"""Passes of coordinate descent after GPTQ."""
+WORTH_THREADS: Final = 1 << 21
+"""Weights of a layer from which on its matrix products are given more than one thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +34,13 @@ class Curvature:
 
     Args:
         permutation: int64 [in_features]; row r is input feature permutation[r].
+        hessian: f32 [in_features, in_features], H above: damped, its rows and columns in the order of `permutation`.
         feedback: f32 [in_features, in_features], F above.
         importance: f32 [in_features], D above.
     """
 
     permutation: Tensor
+    hessian: Tensor
     feedback: Tensor
     importance: Tensor
 
@@ -62,10 +71,13 @@ def curvature(hessian: Tensor, notice: Callable[[str], None], *, damping: float 
             break
         damping *= 10
         notice(f"the Hessian is not positive definite: its damping goes up from {used:g} to {damping:g}")
-    del flipped
     root = factor.diagonal().flip(0)
-    feedback = (factor.flip(0, 1) / root).float()
-    return Curvature(permutation, feedback, root.square().float())
+    return Curvature(
+        permutation=permutation,
+        hessian=flipped.flip(0, 1).float(),
+        feedback=(factor.flip(0, 1) / root).float(),
+        importance=root.square().float(),
+    )
 
 
 def quantize_linear(
@@ -82,29 +94,46 @@ def quantize_linear(
         bias: [out_features], stored as float16.
     """
     weights = weight.T[inputs.permutation]  # [in, out]
-    errors = torch.empty_like(weights)
-    codes = torch.empty(weights.shape, dtype=torch.uint8)
     groups = groups_of(widths, group_size)
-    scale_codes, scale_max = [], []
+    with single_thread() if weight.numel() < WORTH_THREADS else nullcontext():
+        scales, signed, errors = _round(weights, inputs, groups)
+        for _ in range(DESCENTS):
+            descend(weights, inputs.hessian, groups, [found.values for found in scales], signed, errors)
+    for group in groups:
+        signed[group.start : group.start + group.rows] += 1 << (group.bits - 1)
+    return QuantizedLinear(
+        groups=groups,
+        codes=signed.to(torch.uint8),
+        scale_codes=torch.stack([found.codes for found in scales]),
+        scale_max=torch.stack([found.maximum for found in scales]),
+        permutation=inputs.permutation,
+        bias=None if bias is None else bias.half(),
+    )
+
+
+def _round(weights: Tensor, inputs: Curvature, groups: Sequence[Group]) -> tuple[list[Scales], Tensor, Tensor]:
+    """Run GPTQ.
+
+    Args:
+        weights: f32 [in_features, out_features], in packed row order.
+        inputs: Curvature of the inputs.
+        groups: The rows' groups.
+
+    Returns:
+        Scales of each group; signed codes, f32 like `weights`; and `weights` minus the dequantized weights.
+    """
+    errors, signed = torch.empty_like(weights), torch.empty_like(weights)
+    scales = []
     for group in groups:
         first, end = group.start, group.start + group.rows
         feedback = inputs.feedback[:end, first:end]
         values = torch.addmm(weights[first:end], feedback[:first].T, errors[:first])
-        scales = search_scales(values, inputs.importance[first:end], group.bits)
-        within = feedback[first:]
-        for row in range(group.rows):
-            at = first + row
-            value = torch.addmv(values[row], errors[first:at].T, within[:row, row])
-            signed = round_to_codes(value, scales.values, group.bits)
-            torch.sub(weights[at], dequantize_codes(signed, scales.values), out=errors[at])
-            codes[at] = (signed + (1 << (group.bits - 1))).to(torch.uint8)
-        scale_codes.append(scales.codes)
-        scale_max.append(scales.maximum)
-    return QuantizedLinear(
-        groups=groups,
-        codes=codes,
-        scale_codes=torch.stack(scale_codes),
-        scale_max=torch.stack(scale_max),
-        permutation=inputs.permutation,
-        bias=None if bias is None else bias.half(),
-    )
+        found = search_scales(values, inputs.importance[first:end], group.bits)
+        with single_thread():
+            for row in range(group.rows):
+                at = first + row
+                value = torch.addmv(values[row], errors[first:at].T, feedback[first:at, row])
+                signed[at] = round_to_codes(value, found.values, group.bits)
+                errors[at] = weights[at] - dequantize_codes(signed[at], found.values)
+        scales.append(found)
+    return scales, signed, errors
