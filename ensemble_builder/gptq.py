@@ -8,7 +8,6 @@ error matters. Rows are input features, ordered by falling diagonal of the Hessi
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,14 +17,12 @@ from torch import Tensor
 from flexquant.ensemble_builder.coordinate_descent import descend
 from flexquant.ensemble_builder.exl2_pack import Group, QuantizedLinear, groups_of
 from flexquant.ensemble_builder.scale_search import Scales, dequantize_codes, round_to_codes, search_scales
-from flexquant.ensemble_builder.single_thread import single_thread
+from flexquant.ensemble_builder.single_thread import single_thread, worthwhile_threads
 
 DAMPING: Final = 0.01
 """Added to the Hessian's diagonal, relative to its mean."""
 DESCENTS: Final = 2
 """Passes of coordinate descent after GPTQ."""
-WORTH_THREADS: Final = 1 << 21
-"""Weights of a layer from which on its matrix products are given more than one thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +92,7 @@ def quantize_linear(
     """
     weights = weight.T[inputs.permutation]  # [in, out]
     groups = groups_of(widths, group_size)
-    with single_thread() if weight.numel() < WORTH_THREADS else nullcontext():
+    with worthwhile_threads(weight.numel()):
         scales, signed, errors = _round(weights, inputs, groups)
         for _ in range(DESCENTS):
             descend(weights, inputs.hessian, groups, [found.values for found in scales], signed, errors)

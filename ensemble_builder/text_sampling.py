@@ -18,6 +18,7 @@ from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.engine.weights import Exl2Weights
 from flexquant.ensemble_builder.progress import Progress, Stage
+from flexquant.ensemble_builder.single_thread import worthwhile_threads
 
 LENGTH: Final = 1024
 """Tokens of a sequence, unless the model's context is shorter."""
@@ -51,7 +52,8 @@ def sample_text(model: Path, tokens: int, seed: int, progress: Progress) -> str:
     generator = torch.Generator().manual_seed(seed)
     documents: list[str] = []
     text, counted = "", 0
-    with progress.stage("sampling text", tokens) as stage:
+    threads = worthwhile_threads(config.hidden_size * config.intermediate_size)
+    with threads, progress.stage("sampling text", tokens) as stage:
         while counted < tokens:
             sequences = min(most, -(-(tokens - counted) // length))
             for row in sample_tokens(decoder, start, sequences, length, generator, stage).tolist():
