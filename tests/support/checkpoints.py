@@ -39,7 +39,7 @@ def safetensors_bytes(header: object, data: bytes = b"") -> bytes:
     return struct.pack("<Q", len(text)) + text + data
 
 
-def write_config(folder: Path, base: Mapping[str, object] = SMALL_LLAMA, **changes: object) -> Path:
+def write_config(folder: Path, base: Mapping[str, object] = SMALL_LLAMA, /, **changes: object) -> Path:
     """Write config.json, with some fields changed or added; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({**base, **changes}))
