@@ -229,6 +229,7 @@ SIZES = [
 INVALID: dict[tuple[str, ...], list[object]] = {
     tuple(SIZES): [0, -1, 1.5, "8", True, [8], 2**40],
     ("num_attention_heads",): [3, 5],
+    ("hidden_size",): [66],
     ("head_dim",): [15],
     ("rms_norm_eps",): [0, -1e-5, "1e-5", True, float("nan"), float("inf"), 10**400],
     ("rope_theta",): [0, "10000", []],
