@@ -124,8 +124,11 @@ def _round(weights: Tensor, inputs: Curvature, groups: Sequence[Group]) -> tuple
     for group in groups:
         first, end = group.start, group.start + group.rows
         feedback = inputs.feedback[:end, first:end]
-        values = torch.addmm(weights[first:end], feedback[:first].T, errors[:first])
-        found = search_scales(values, inputs.importance[first:end], group.bits)
+        correction = feedback[:first].T @ errors[:first]
+        # Where the group's weights would go if they were not rounded: what their scales should fit.
+        ideal = torch.linalg.solve_triangular(feedback[first:].T, correction, upper=False, unitriangular=True)
+        found = search_scales(weights[first:end] + ideal, inputs.importance[first:end], group.bits)
+        values = weights[first:end] + correction
         with single_thread():
             for row in range(group.rows):
                 at = first + row

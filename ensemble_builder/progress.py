@@ -30,8 +30,8 @@ class Stage:
         self.done = done
 
     def advance(self, count: int = 1) -> None:
-        """Tell that `count` more parts are done."""
-        self.done += count
+        """Tell that `count` more parts are done; more than were expected count as all."""
+        self.done = min(self.total, self.done + count)
         now = self._progress.clock()
         if now - self._drawn >= self._progress.interval:
             self._drawn = now
@@ -47,7 +47,7 @@ class Stage:
         """Estimated seconds to the end, at the rate of this run so far; None before the first part is done."""
         if self.done <= self._start:
             return None
-        return self.elapsed * max(0, self.total - self.done) / (self.done - self._start)
+        return self.elapsed * (self.total - self.done) / (self.done - self._start)
 
 
 class Progress:
@@ -104,7 +104,7 @@ class Progress:
         if not self._bar:
             self._write(f"{stage.name}: {count}\n")
             return
-        cells = BAR_CELLS * min(stage.done, stage.total) // stage.total if stage.total else BAR_CELLS
+        cells = BAR_CELLS * stage.done // stage.total if stage.total else BAR_CELLS
         bar = "=" * cells
         if self._colour:
             bar = f"\x1b[36m{bar}\x1b[0m"

@@ -32,7 +32,7 @@ from flexquant.ensemble_builder.store_writer import COMMON_NAME, common_tensors,
 from flexquant.ensemble_builder.stores import LEVELS_FOLDER
 from flexquant.ensemble_builder.workplace import WORK_NAME
 
-REVISION: Final = 2
+REVISION: Final = 3
 """Part of what results on disk depend on: goes up with every change of the numbers."""
 
 
