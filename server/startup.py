@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -76,6 +77,7 @@ def make_parameters(settings: Settings) -> Parameters:
         reserve_high=settings.reserve_high,
         grow_window=settings.grow_window,
         cooldown=settings.cooldown,
+        seed=os.getpid(),  # two daemons on one machine must not grow in step
     )
 
 
