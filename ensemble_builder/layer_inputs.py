@@ -75,11 +75,8 @@ class ObservedWeights:
 
     def take_hessian(self, key: str) -> Tensor:
         """Return the sum of x x^T over the inputs of the layer `key`, f32 [in_features, in_features], and forget it."""
-        upper = self._sums.pop(key).triu_()
-        diagonal = upper.diagonal().clone()
-        upper += upper.T.clone()
-        upper.diagonal().copy_(diagonal)
-        return upper
+        upper = self._sums.pop(key).triu()
+        return upper + upper.triu(1).T
 
 
 def _add_products(sums: Tensor, x: Tensor) -> None:

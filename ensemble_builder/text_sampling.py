@@ -42,10 +42,11 @@ def sample_text(model: Path, tokens: int, seed: int, progress: Progress) -> str:
         CheckpointError: The checkpoint cannot be read.
         InputError: The model has no token that a text starts with.
     """
-    config, tokenizer = read_model_config(model), Tokenizer.open(model)
+    config = read_model_config(model)
     start = config.bos_id if config.bos_id is not None else next(iter(config.eos_ids), None)
     if start is None:
         raise InputError(f"{model}: the model has neither BOS nor EOS to start a text with", hint="Give a text file.")
+    tokenizer = Tokenizer.open(model)
     decoder = Decoder(config, Exl2Weights(TensorIndex.open(model), config))
     length = min(LENGTH, config.context)
     most = max(1, min(MOST_SEQUENCES, CACHE_BYTES // (length * _token_bytes(config))))

@@ -26,10 +26,9 @@ def correlated_hessian(features: int, seed: int = 0) -> Tensor:
     """Return the Hessian of inputs that depend on each other and differ in size."""
     generator = torch.Generator().manual_seed(seed)
     mix = torch.randn(features, features, generator=generator) / features**0.5
-    x = torch.randn(8 * features, features, generator=generator) @ mix + 0.3 * torch.randn(
-        8 * features, features, generator=generator
-    )
-    x *= torch.exp(torch.randn(features, generator=generator))
+    noise = 0.3 * torch.randn(8 * features, features, generator=generator)
+    sizes = torch.exp(torch.randn(features, generator=generator))
+    x = torch.addmm(noise, torch.randn(8 * features, features, generator=generator), mix) * sizes
     return x.T @ x
 
 
@@ -51,7 +50,7 @@ def output_error(weight: Tensor, quantized: Tensor, hessian: Tensor) -> float:
 def rounded_to_nearest(weight: Tensor, bits: int) -> Tensor:
     """Return weights of f32 [out, in] rounded group by group, without regard to the inputs."""
     groups = []
-    for values in weight.T.split(32):
+    for values in torch.split(weight.T, 32):
         scales = search_scales(values, torch.ones(len(values)), bits).values
         groups.append(dequantize_codes(round_to_codes(values, scales, bits), scales))
     return torch.cat(groups).T
