@@ -14,13 +14,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Co
 
 from flexquant.engine.attention import CausalAttention
 from flexquant.engine.decoder import Decoder, Segment
-from flexquant.engine.dense_backend import DenseBackend
 from flexquant.engine.generation import Generation
 from flexquant.engine.kv_cache import pages_for
 from flexquant.engine.model_config import ModelConfig, Rope, read_model_config
 from flexquant.engine.prefill import chunks
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.weights import DenseWeights, Weights
+from support.dense_backend import DenseBackend
 
 AGREES = 1e-4
 DIFFERS = 1e-3

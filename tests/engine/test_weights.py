@@ -8,7 +8,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flexquant.engine.decoder import Segment
-from flexquant.engine.dense_backend import DenseBackend
 from flexquant.engine.errors import CheckpointError
 from flexquant.engine.exl2.arena_layout import layout, matrix_from, size_bytes
 from flexquant.engine.exl2.dequantize import linear
@@ -16,6 +15,7 @@ from flexquant.engine.exl2.spec import read_spec
 from flexquant.engine.model_config import EMBEDDING, FINAL_NORM, ModelConfig, read_model_config
 from flexquant.engine.tensor_index import TensorIndex, read_into
 from flexquant.engine.weights import DenseWeights, Exl2Weights
+from support.dense_backend import DenseBackend
 from support.ensembles import Shape, random_ensemble
 from support.tiny_model import RandomWeights, tiny_config
 
