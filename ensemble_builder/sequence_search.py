@@ -17,7 +17,9 @@ from flexquant.ensemble_builder.search import Found, least_evaluations, search
 from flexquant.ensemble_builder.sequence import Assignment, Unit
 
 EVALUATIONS_PER_TRANSITION: Final = 6
-"""Default budget. Two are needed anyway; on the landscapes we looked at, more than six changed next to nothing."""
+"""Default budget; two are needed anyway. On a trained model between 8 and 2 bits (57 transitions), four came within
+0.2 % of the area that exhaustive greedy finds with 1,653 evaluations, six found a smaller one, and more gained nothing.
+"""
 
 
 @dataclass(frozen=True, slots=True)
