@@ -108,10 +108,13 @@ def _default_context(demand: Demand, room: Room, worst: int) -> int:
 
 def _short(demand: Demand, worst: int, context: int, available: int, missing: int) -> MemoryShortError:
     needed = available + missing
+    have = f"{_mib(available)} are available"
+    if available < 0:  # a budget below what the daemon takes without a model
+        have = f"the limit is exceeded by {_mib(-available)} already"
     return MemoryShortError(
         f"not enough memory: at its smallest position {worst} the model takes {_mib(demand.weights[worst])} of "
         f"weights, {_mib(demand.kv(context))} for {context} tokens of context and {_mib(demand.working)} to work with, "
-        f"together {_mib(needed)}; {_mib(available)} are available, {_mib(missing)} are missing",
+        f"together {_mib(needed)}; {have}, {_mib(missing)} are missing",
         needed=needed,
         available=available,
         hint="Close other programs, raise --memory-budget, or ask for less with --context.",

@@ -58,6 +58,11 @@ def test_missing_memory_is_told_in_numbers() -> None:
     assert refused.value.exit_code == 4
 
 
+def test_a_limit_below_what_the_daemon_takes_by_itself_is_told_so() -> None:
+    with pytest.raises(MemoryShortError, match=r"exceeded by 20\.0 MiB already, 574\.0 MiB are missing"):
+        plan(-20)
+
+
 def test_context_that_was_asked_for_is_given_or_refused() -> None:
     assert plan(4000, context=100).context == 100
     assert plan(550 + 128, context=8192) == StartPlan(context=8192, position=3)
