@@ -40,8 +40,10 @@ format: $(DEVELOPMENT)  ## format the code and mend what lint can mend
 	$(VENV)/bin/ruff check --fix .
 
 demo: $(INSTALLED)  ## rebuild the embedded demo ensemble from the committed checkpoint and texts
-	$(VENV)/bin/flexquant-build tests/assets/docs-llama --levels 8,3 --out server/demo \
+	$(VENV)/bin/flexquant-build tests/assets/docs-llama --levels 8,3 --out build/demo \
 	  --calibration tests/assets/text/calibration.txt --search-text tests/assets/text/search.txt $(ARGS)
+	rm -rf server/demo
+	cp -r build/demo server/demo
 
 clean:  ## remove the environment and everything that was generated
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
