@@ -35,6 +35,14 @@ class RunningDaemon:
         """Its log so far."""
         return self.log_path.read_text()
 
+    def lines_with(self, text: str) -> list[str]:
+        """Its log lines with `text`, at least one: a request is logged when it has ended, just after its answer."""
+        deadline = time.monotonic() + 30
+        while not (lines := [line for line in self.log().splitlines() if text in line]):
+            assert time.monotonic() < deadline, f"{text!r} is not in the log:\n{self.log()}"
+            time.sleep(0.02)
+        return lines
+
     def get(self, path: str, **options: Any) -> httpx.Response:
         """GET below its address."""
         return httpx.get(self.url + path, timeout=60, **options)
