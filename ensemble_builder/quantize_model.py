@@ -5,6 +5,7 @@ the order of inputs of the unquantized model, so any of their linear layers may 
 input in common gather it once.
 """
 
+import hashlib
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -76,7 +77,7 @@ def quantize_model(
         "levels": list(levels),
         "group_size": group_size,
         "calibration": calibration.model_dump(),
-        "windows": list(windows.shape),
+        "windows": [*windows.shape, hashlib.sha256(windows.numpy().tobytes()).hexdigest()],
     }
     work = QuantizationWork(out / WORK_NAME / "quantization", settings)
     if work.finished:

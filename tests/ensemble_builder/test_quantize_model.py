@@ -137,18 +137,25 @@ def test_a_disk_that_is_full_at_any_moment_is_reported_and_nothing_is_lost(
     assert contents(tmp_path / "out") == undisturbed
 
 
-def test_changed_settings_start_anew(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quantize(checkpoint, tmp_path / "fresh", windows=token_windows(seed=1), calibration=other_text())
+CHANGES: dict[str, dict[str, Any]] = {
+    "other tokens": {"windows": token_windows(seed=1)},
+    "another text": {"calibration": Text(name="other", sha256="1" * 64, tokens=256)},
+    "other levels": {"levels": (8.0, 3.0)},
+    "larger groups": {"group_size": 64},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_settings_start_anew(
+    change: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantize(checkpoint, tmp_path / "fresh", **CHANGES[change])
     monkeypatch.setattr(module, "quantize_layer", stopping_at(3, quantize_layer, StoppedError()))
     with pytest.raises(StoppedError):
         quantize(checkpoint, tmp_path / "changed")
     monkeypatch.undo()
-    quantize(checkpoint, tmp_path / "changed", windows=token_windows(seed=1), calibration=other_text())
+    quantize(checkpoint, tmp_path / "changed", **CHANGES[change])
     assert contents(tmp_path / "changed") == contents(tmp_path / "fresh")
-
-
-def other_text() -> Text:
-    return Text(name="other", sha256="1" * 64, tokens=256)
 
 
 def test_finished_work_is_not_done_again(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
