@@ -68,13 +68,10 @@ def curvature(hessian: Tensor, notice: Callable[[str], None], *, damping: float 
             break
         damping *= 10
         notice(f"the Hessian is not positive definite: its damping goes up from {used:g} to {damping:g}")
-    root = factor.diagonal().flip(0)
-    return Curvature(
-        permutation=permutation,
-        hessian=flipped.flip(0, 1).float(),
-        feedback=(factor.flip(0, 1) / root).float(),
-        importance=root.square().float(),
-    )
+    root = factor.diagonal().clone()
+    feedback = factor.div_(root).float().flip(0, 1)
+    del factor  # before the next copy: these are the largest matrices of a build
+    return Curvature(permutation, flipped.float().flip(0, 1), feedback, root.flip(0).square().float())
 
 
 def quantize_linear(
