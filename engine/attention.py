@@ -93,7 +93,7 @@ class _Span:
         self._past = scratch[: math.prod(shape)].view(shape)
         # Row r is at position start + r and sees the positions up to its own.
         self._mask = None if rows == 1 or self._start == 0 else _causal_mask(rows, self._start)
-        # Views of [layers, 2, kv_heads, PAGE_TOKENS, head_dim].
+        # Keys and values of each page: [layers, kv_heads, PAGE_TOKENS, head_dim].
         self.pages = [cache.view(page) for page in sequence.pages[: pages_for(self._end)]]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -109,14 +109,16 @@ class _Span:
             page, offset = divmod(at, PAGE_TOKENS)
             stop = min(self._end, (page + 1) * PAGE_TOKENS)
             first, end = at - self._start, stop - self._start
-            self.pages[page][layer, :, :, offset : offset + end - first] = new[:, :, first:end]
+            for of_page, rows in zip(self.pages[page], new, strict=True):
+                of_page[layer, :, offset : offset + end - first] = rows[:, first:end]
             at = stop
 
     def _gather(self, layer: int) -> None:
         """Copy keys and values of all tokens from the pages into one piece."""
         for page, at in enumerate(range(0, self._end, PAGE_TOKENS)):
             stop = min(self._end, at + PAGE_TOKENS)
-            self._past[:, :, at:stop] = self.pages[page][layer, :, :, : stop - at]
+            for past, of_page in zip(self._past, self.pages[page], strict=True):
+                past[:, at:stop] = of_page[layer, :, : stop - at]
 
 
 def _causal_mask(rows: int, start: int) -> Tensor:

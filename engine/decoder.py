@@ -91,12 +91,8 @@ class Decoder:
         Raises:
             KVExhaustedError: The system has no memory for the sequences' pages.
         """
+        ends = extend(segments, cache)
         sizes = [len(segment.tokens) for segment in segments]
-        if not sizes or 0 in sizes:
-            raise ValueError("a pass needs segments, and each of them tokens")
-        ends = [segment.sequence.length + size for segment, size in zip(segments, sizes, strict=True)]
-        for segment, end in zip(segments, ends, strict=True):
-            cache.grow(segment.sequence, end)
         tokens = torch.cat([segment.tokens for segment in segments])
         positions = torch.cat([torch.arange(end - size, end) for size, end in zip(sizes, ends, strict=True)])
         rotation = self._rope.rotation(positions)
@@ -126,6 +122,22 @@ class Decoder:
     def _norm(self, key: str, x: Tensor) -> Tensor:
         """RMS norm (Zhang and Sennrich, arXiv 1910.07467) over the last dimension."""
         return F.rms_norm(x, x.shape[-1:], self.weights.norm(key), self.config.norm_eps)
+
+
+def extend(segments: Sequence[Segment], cache: KVCache) -> list[int]:
+    """Map the pages that the segments' new tokens need; returns each sequence's length after them.
+
+    Raises:
+        ValueError: There are no segments, or one has no tokens.
+        KVExhaustedError: The system has no memory for the pages.
+    """
+    sizes = [len(segment.tokens) for segment in segments]
+    if not sizes or 0 in sizes:
+        raise ValueError("a pass needs segments, and each of them tokens")
+    ends = [segment.sequence.length + size for segment, size in zip(segments, sizes, strict=True)]
+    for segment, end in zip(segments, ends, strict=True):
+        cache.grow(segment.sequence, end)
+    return ends
 
 
 def _layer_keys(config: ModelConfig, layer: int) -> _LayerKeys:

@@ -8,8 +8,8 @@ import psutil
 import torch
 from torch import Tensor
 
-from flexquant.engine.arena_weights import ArenaWeights
-from flexquant.engine.decoder import Decoder, Segment, nothing
+from flexquant.engine.compute import Compute, ElasticDecoder, choose_compute
+from flexquant.engine.decoder import Segment, nothing
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import ContextLengthError, MemoryShortError
 from flexquant.engine.kv_cache import KVCache, KVSequence
@@ -38,6 +38,7 @@ class ElasticModel:
         registry: MemoryRegistry,
         reader: StoreReader,
         swapper: Swapper,
+        decoder: ElasticDecoder,
         cache: KVCache,
         context: int,
     ) -> None:
@@ -54,8 +55,7 @@ class ElasticModel:
         self._reader = reader
         self._swapper = swapper
         self._cache = cache
-        self._weights = ArenaWeights(ensemble, residency, swapper)
-        self._decoder = Decoder(ensemble.config, self._weights)
+        self._decoder = decoder
 
     @classmethod
     def load(
@@ -67,6 +67,7 @@ class ElasticModel:
         sequence: str | None = None,
         context: int | None = None,
         kv_dtype: torch.dtype = torch.float16,
+        compute: Compute | None = None,
         drop_page_cache: bool = False,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> Self:
@@ -79,6 +80,7 @@ class ElasticModel:
             sequence: Which transition sequence to move along; the ensemble's default one without.
             context: Most tokens of one sequence; the model's own limit without.
             kv_dtype: float16 or float32.
+            compute: Who computes; the fastest that this machine has without.
             drop_page_cache: Drop files from the page cache as they are read.
             progress: Called with (bytes read, bytes in total).
 
@@ -87,10 +89,11 @@ class ElasticModel:
             MemoryShortError: The system has no room for that position.
             ValueError: `position` is outside 0..N.
         """
-        residency = plan_residency(ensemble, sequence)
-        needs = MemoryNeeds.of(ensemble, sequence=sequence, kv_dtype=kv_dtype)
+        compute = choose_compute() if compute is None else compute
+        residency = plan_residency(ensemble, compute, sequence)
+        needs = MemoryNeeds.of(ensemble, compute, sequence=sequence, kv_dtype=kv_dtype)
         registry = MemoryRegistry(fixed=needs.fixed, embedding=ensemble.manifest.embedding_bytes, scratch=needs.scratch)
-        reader = StoreReader(ensemble, drop_page_cache=drop_page_cache)
+        reader = StoreReader(ensemble, compute.filler(ensemble), drop_page_cache=drop_page_cache)
         start = 0 if position is None else position
         try:
             swapper = Swapper(residency, reader.read, position=start, registry=registry, progress=progress)
@@ -108,6 +111,7 @@ class ElasticModel:
                 registry=registry,
                 reader=reader,
                 swapper=swapper,
+                decoder=compute.decoder(ensemble, residency, swapper),
                 cache=KVCache(ensemble.config, kv_pages, kv_dtype),
                 context=context or ensemble.config.context,
             )
@@ -226,7 +230,7 @@ class ElasticModel:
 
         A copy, for verification.
         """
-        return self._weights.reconstruct(module)
+        return self._decoder.reconstruct(module)
 
     def close(self) -> None:
         """Stop the loader and give the weights back. Sequences that are alive keep their pages until released."""

@@ -22,6 +22,11 @@ class PageMemory(Protocol):
         """Bytes held now."""
         ...
 
+    @property
+    def address(self) -> int:
+        """Where the memory begins."""
+        ...
+
     def tensor(self) -> Tensor:
         """All bytes as uint8 [mapped_bytes], a view that must die before `release`."""
         ...
@@ -139,13 +144,17 @@ class KVCache:
             self._mapped -= memory.mapped_bytes
             memory.release()
 
-    def view(self, page: PageMemory) -> Tensor:
-        """Return a page as a tensor: [layers, 2 (keys, values), kv_heads, PAGE_TOKENS, head_dim].
+    def view(self, page: PageMemory) -> tuple[Tensor, Tensor]:
+        """Return a page's keys and values: each [layers, kv_heads, PAGE_TOKENS, head_dim].
 
-        The view must die before the sequence is released.
+        In memory a page is [layers, 2 (keys, values), kv_heads], then keys as [head_dim, PAGE_TOKENS] and values as
+        [PAGE_TOKENS, head_dim]: products with either run along memory. The views must die before the sequence is
+        released.
         """
-        shape = (self.config.layers, 2, self.config.kv_heads, PAGE_TOKENS, self.config.head_dim)
-        return page.tensor()[: self.page_bytes].view(self.dtype).view(shape)
+        layers, kv_heads, head_dim = self.config.layers, self.config.kv_heads, self.config.head_dim
+        whole = page.tensor()[: self.page_bytes].view(self.dtype).view(layers, 2, kv_heads, -1)
+        keys = whole[:, 0].unflatten(-1, (head_dim, PAGE_TOKENS)).transpose(-1, -2)
+        return keys, whole[:, 1].unflatten(-1, (PAGE_TOKENS, head_dim))
 
 
 def pages_for(tokens: int) -> int:

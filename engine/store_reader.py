@@ -2,28 +2,33 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from flexquant.engine.ensemble import Ensemble, file_sha256
 from flexquant.engine.errors import CheckpointError
-from flexquant.engine.exl2.arena_layout import layout
+from flexquant.engine.exl2.spec import Exl2Spec
 from flexquant.engine.memory.arena import page_rounded
 from flexquant.engine.residency import Block
-from flexquant.engine.tensor_index import TensorEntry, read_into
+from flexquant.engine.tensor_index import TensorEntry
 
 
 class StoreReader:
-    """Fills blocks, straight into their final place.
+    """Fills blocks in the layout of whoever computes with them.
 
     A file that changed on disk after this was constructed is read only if it still has the manifest's hash; a model
     must never continue on half of another one.
 
     Args:
         ensemble: Opened and checked.
+        fill: Reads one layer into its place.
         drop_page_cache: See the attribute.
     """
 
-    def __init__(self, ensemble: Ensemble, *, drop_page_cache: bool = False) -> None:
+    def __init__(
+        self, ensemble: Ensemble, fill: Callable[[Exl2Spec, memoryview], None], *, drop_page_cache: bool = False
+    ) -> None:
+        self._fill = fill
         self.drop_page_cache = drop_page_cache
         """Whether to drop what was read from the page cache: for times when memory is short. Linux only."""
         self._specs = ensemble.specs
@@ -38,11 +43,12 @@ class StoreReader:
             CheckpointError: A file is missing, damaged or changed; names it.
         """
         for place in block.placed:
-            for entry, offset in layout(self._specs[place.module][place.variant]):
-                self._check_unchanged(entry.file)
-                start = place.offset + offset
-                read_into(entry, buffer[start : start + entry.nbytes])
-                if self.drop_page_cache:
+            spec = self._specs[place.module][place.variant]
+            for file in {entry.file for entry in spec.entries.values()}:
+                self._check_unchanged(file)
+            self._fill(spec, buffer[place.offset : place.offset + place.size.span])
+            if self.drop_page_cache:
+                for entry in spec.entries.values():
                     _drop_page_cache(entry)
 
     def _check_unchanged(self, file: Path) -> None:

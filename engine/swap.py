@@ -55,6 +55,7 @@ class Swapper:
         self._arenas = ArenaSet(residency, read, position=position, registry=registry, progress=progress)
         self._changed = threading.Condition()  # guards everything below
         self._position = position
+        self._published = 0
         self._target = position
         self._budget_s: float | None = None
         self._prepared: Prepared | None = None
@@ -78,6 +79,11 @@ class Swapper:
     def last_error(self) -> str | None:
         """Why the latest move failed; None after a move that succeeded."""
         return self._last_error
+
+    @property
+    def published(self) -> int:
+        """Steps published so far; what `resident` answers changes with it. Engine thread only."""
+        return self._published
 
     def resident(self, bundle: int) -> tuple[Block, Arena]:
         """What a bundle's arena holds, and the arena. Engine thread only; both change at safe points."""
@@ -137,6 +143,7 @@ class Swapper:
                     return
                 self._arenas.publish(prepared)
                 self._prepared = None
+                self._published += 1
                 reached = self._position = prepared.step.end
                 if reached == self._target:
                     self._last_error = None

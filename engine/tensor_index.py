@@ -115,8 +115,8 @@ class TensorIndex:
         return tensor
 
 
-def read_into(entry: TensorEntry, buffer: memoryview) -> None:
-    """Read exactly the tensor's bytes into `buffer` (contiguous, `entry.nbytes` long).
+def read_into(entry: TensorEntry, buffer: memoryview, start: int = 0) -> None:
+    """Fill `buffer` (contiguous) with the tensor's bytes from `start` on.
 
     Raises:
         CheckpointError: The file is missing, shorter than its header says, or cannot be read.
@@ -127,8 +127,8 @@ def read_into(entry: TensorEntry, buffer: memoryview) -> None:
         raise CheckpointError(f"{entry.file}: cannot be read: {error.strerror}") from error
     try:
         done = 0
-        while done < entry.nbytes:
-            count = os.preadv(descriptor, [buffer[done : entry.nbytes]], entry.offset + done)
+        while done < len(buffer):
+            count = os.preadv(descriptor, [buffer[done:]], entry.offset + start + done)
             if count == 0:
                 raise CheckpointError(f"{entry.file}: ends within tensor {entry.name}; the file is truncated")
             done += count

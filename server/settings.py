@@ -125,6 +125,13 @@ class Settings(BaseSettings):
         "the processes of --simulated-pids alone.",
     )
     simulated_pids: Pids = Field(default=(), description="Process ids, separated by commas.")
+    threads: int | None = Field(
+        default=None, gt=0, description="Threads that compute. Default: the physical cores that may be used."
+    )
+    kernels: str = Field(
+        default="auto",
+        description="How to compute: 'auto', 'torch', or a set of native kernels such as 'avx2'; for comparing them.",
+    )
     max_queue: int = Field(
         default=32, ge=0, description="Requests that may wait for their turn; more are answered 503."
     )

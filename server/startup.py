@@ -9,13 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+from flexquant.engine.compute import Compute, choose_compute, usable_cores
 from flexquant.engine.elastic_model import ElasticModel
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import FlexQuantError
 from flexquant.engine.kv_cache import PAGE_TOKENS, pages_for
 from flexquant.engine.manifest import MANIFEST_NAME
 from flexquant.engine.memory_needs import MemoryNeeds
-from flexquant.engine.prefill import CHUNK_TOKENS
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.chat_template import ChatTemplate
 from flexquant.server.control_loop import Controller
@@ -97,8 +97,10 @@ def start(settings: Settings, folder: Path) -> Daemon:
     ensemble = Ensemble.open(folder, verify=settings.verify)
     sequence = ensemble.sequence()
     tokenizer = Tokenizer.open(ensemble.tokenizer_folder)
+    compute = choose_compute(settings.kernels, settings.threads)
+    log.info("computing with %s on %d threads", compute.name, settings.threads or usable_cores())
     plan = plan_start(
-        demand_of(ensemble),
+        demand_of(ensemble, compute),
         measure_room(monitor, parameters, sequence.footprint_bytes),
         context=settings.context,
         pin=settings.pin,
@@ -106,7 +108,13 @@ def start(settings: Settings, folder: Path) -> Daemon:
     )
     served = describe(settings, ensemble, tokenizer, plan.context)
     log.info("starting at position %d of %d, context %d tokens", plan.position, len(sequence.transitions), plan.context)
-    model = ElasticModel.load(ensemble, position=plan.position, context=plan.context, kv_pages=pages_for(plan.context))
+    model = ElasticModel.load(
+        ensemble,
+        position=plan.position,
+        context=plan.context,
+        kv_pages=pages_for(plan.context),
+        compute=compute,
+    )
     engine = EngineThread(model, tokenizer, max_queue=settings.max_queue)
     quality = [Quality(found.perplexity, found.kl) for found in sequence.quality]
     facade = ElasticFacade(model, quality, lambda: engine.seconds_per_token)
@@ -116,18 +124,17 @@ def start(settings: Settings, folder: Path) -> Daemon:
     return Daemon(DaemonState(served, engine, controller), model)
 
 
-def demand_of(ensemble: Ensemble) -> Demand:
+def demand_of(ensemble: Ensemble, compute: Compute) -> Demand:
     """What a model takes in memory, at every position."""
-    config, needs = ensemble.config, MemoryNeeds.of(ensemble)
-    row = 4 * (8 * config.hidden_size + 4 * config.intermediate_size)  # float32 values that a pass holds per token
-    working = SERVER_BYTES + needs.fixed + sum(needs.scratch.values()) + CHUNK_TOKENS * row
+    needs = MemoryNeeds.of(ensemble, compute)
+    working = SERVER_BYTES + needs.fixed + sum(needs.scratch.values())
     return Demand(
         weights=needs.mapped,
         # A step that grows holds the module twice for a moment.
         working=working + largest_step(needs.mapped),
         kv_page=needs.kv_page,
         page_tokens=PAGE_TOKENS,
-        context=config.context,
+        context=ensemble.config.context,
     )
 
 

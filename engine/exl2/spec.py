@@ -5,6 +5,7 @@ Format: exllamav2 0.3.2 (`module.py`, `ext.py`, `conversion/`): per layer `q_wei
 `q_group_map`) are derived ones and are not read.
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,6 +41,8 @@ class Exl2Spec:
     padded_out: int
     runs: tuple[Run, ...]
     entries: dict[str, TensorEntry]
+    order: bytes
+    """Digest of the permutation: layers with the same one can share their reordered inputs."""
 
     @property
     def payload(self) -> int:
@@ -101,7 +104,8 @@ def read_spec(index: TensorIndex, key: str, *, in_features: int, out_features: i
     inverse = index.read(f"{key}.q_invperm")
     if not torch.equal(inverse.sort().values, torch.arange(in_features, dtype=torch.int32)):
         raise _error(entries["q_invperm"], "is not a permutation of the layer's inputs")
-    return Exl2Spec(key, in_features, out_features, columns, found, entries)
+    order = hashlib.blake2b(inverse.numpy().tobytes(), digest_size=16).digest()
+    return Exl2Spec(key, in_features, out_features, columns, found, entries, order)
 
 
 def _error(entry: TensorEntry, what: str) -> CheckpointError:

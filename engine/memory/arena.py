@@ -68,6 +68,16 @@ class Arena:
         return self._length
 
     @property
+    def address(self) -> int:
+        """Where the memory begins, for native code. Like a view, it is worth nothing after `trim` or `release`.
+
+        Raises:
+            RuntimeError: The arena was released.
+        """
+        self._mapped()
+        return self._address
+
+    @property
     def viewed(self) -> bool:
         """Whether a tensor or memoryview of this arena is alive."""
         return self._buffer is not None and sys.getrefcount(self._buffer) > self._unviewed

@@ -43,6 +43,10 @@ class Slot:
         self._data = data
         self.mapped_bytes = data.nbytes
 
+    @property
+    def address(self) -> int:
+        return self._data.data_ptr()
+
     def tensor(self) -> Tensor:
         return self._data
 

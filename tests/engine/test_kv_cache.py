@@ -23,6 +23,10 @@ class CountedMemory:
         self._data = torch.zeros(nbytes, dtype=torch.uint8)
         self._ledger = ledger
 
+    @property
+    def address(self) -> int:
+        return self._data.data_ptr()
+
     def tensor(self) -> Tensor:
         return self._data
 
@@ -49,11 +53,11 @@ def test_a_page_holds_64_tokens_of_all_layers() -> None:
     sequence = cache.sequence()
     cache.reserve(sequence, 1)
     cache.grow(sequence, 1)
-    view = cache.view(sequence.pages[0])
-    assert view.shape == (CONFIG.layers, 2, CONFIG.kv_heads, 64, CONFIG.head_dim)
-    assert view.dtype == torch.float16
-    assert cache.page_bytes == view.nbytes == page_bytes(CONFIG, torch.float16)
-    del view
+    keys, values = cache.view(sequence.pages[0])
+    assert keys.shape == values.shape == (CONFIG.layers, CONFIG.kv_heads, 64, CONFIG.head_dim)
+    assert keys.dtype == values.dtype == torch.float16
+    assert cache.page_bytes == keys.nbytes + values.nbytes == page_bytes(CONFIG, torch.float16)
+    del keys, values
     cache.release(sequence)
 
 
@@ -117,7 +121,9 @@ def test_released_pages_go_back_to_the_system() -> None:
     start = anonymous_bytes()
     cache.grow(sequence, 24 * PAGE_TOKENS)
     for page in sequence.pages:
-        cache.view(page).fill_(1.0)
+        for part in cache.view(page):
+            part.fill_(1.0)
+        del part
     full = anonymous_bytes()
     assert full - start >= 0.95 * cache.bytes_in_use
     cache.release(sequence)

@@ -11,6 +11,7 @@ from flexquant.server.controller.parameters import Parameters
 from flexquant.server.controller.sample import MemoryReading
 from flexquant.server.monitor import Monitor
 from flexquant.server.settings import Settings, load_settings
+from flexquant.engine.compute import choose_compute
 from flexquant.server.startup import demand_of, describe, make_monitor, make_parameters, measure_room, start
 from support.ensembles import random_ensemble
 
@@ -69,7 +70,7 @@ def test_without_any_source_it_does_not_guess() -> None:
 
 def test_demand_counts_arenas_scratch_and_pages(folder: Path) -> None:
     ensemble = Ensemble.open(folder)
-    demand = demand_of(ensemble)
+    demand = demand_of(ensemble, choose_compute())
     manifest = ensemble.manifest.sequences["default"].footprint_bytes
     assert len(demand.weights) == len(manifest)
     assert demand.weights[0] > demand.weights[-1] > manifest[-1] - ensemble.manifest.fixed_bytes

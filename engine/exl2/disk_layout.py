@@ -1,7 +1,4 @@
-"""How a layer lies in an arena: its EXL2 tensors as they are on disk, one after the other.
-
-A layout that kernels prefer to the disk's belongs here.
-"""
+"""A layer in memory as it is on disk: its EXL2 tensors one after the other. What the torch path works on."""
 
 from typing import Final
 

@@ -1,17 +1,18 @@
-"""The decoder's weights, read from arenas that change between its layers."""
+"""The torch decoder's weights, read from arenas that change between its layers."""
 
 from torch import Tensor
 
 from flexquant.engine.ensemble import Ensemble
-from flexquant.engine.exl2.arena_layout import matrix_from
 from flexquant.engine.exl2.dequantize import Exl2Matrix, dequantize, linear
+from flexquant.engine.exl2.disk_layout import matrix_from
 from flexquant.engine.mapped_embedding import MappedEmbedding
 from flexquant.engine.model_config import EMBEDDING
+from flexquant.engine.places import Places
 from flexquant.engine.residency import Residency
 from flexquant.engine.swap import Swapper
 
 
-class ArenaWeights:
+class TorchWeights:
     """Implements `Weights`. Engine thread only.
 
     Views of arenas are made per call and die with it: an arena may be unmapped at the next safe point.
@@ -23,17 +24,10 @@ class ArenaWeights:
     """
 
     def __init__(self, ensemble: Ensemble, residency: Residency, swapper: Swapper) -> None:
-        self._specs = ensemble.specs
-        self._swapper = swapper
+        self.config = ensemble.config
+        self._places = Places(ensemble, residency, swapper)
         self._embedding = MappedEmbedding(ensemble.common[EMBEDDING])
         self._norms = {name: ensemble.common.read(name).float() for name in ensemble.config.norms()}
-        # A module keeps its bundle and its place among the bundle's modules at every position.
-        self._places = {
-            place.module: (bundle, number)
-            for bundle, block in enumerate(residency.blocks(0))
-            for number, place in enumerate(block.placed)
-        }
-        self._modules = {module.linear: module.name for module in ensemble.manifest.modules}
 
     def embed(self, tokens: Tensor) -> Tensor:
         """See `Weights`."""
@@ -45,7 +39,7 @@ class ArenaWeights:
 
     def linear(self, key: str, x: Tensor) -> Tensor:
         """See `Weights`."""
-        return linear(self._matrix(self._modules[key])[1], x)
+        return linear(self._matrix(self._places.modules[key])[1], x)
 
     def reconstruct(self, module: str) -> tuple[int, Tensor]:
         """Variant of a module as it is now, and its weights: fp16 [in_features, padded outputs] in packed row order."""
@@ -54,7 +48,5 @@ class ArenaWeights:
 
     def _matrix(self, module: str) -> tuple[int, Exl2Matrix]:
         """Variant and views of a module; the views must die before the next safe point."""
-        bundle, number = self._places[module]
-        block, arena = self._swapper.resident(bundle)
-        place = block.placed[number]
-        return place.variant, matrix_from(self._specs[module][place.variant], arena.tensor(), place.offset)
+        variant, spec, arena, offset = self._places.find(module)
+        return variant, matrix_from(spec, arena.tensor(), offset)

@@ -1,0 +1,1 @@
+"""Native kernels: C++ behind a C ABI, loaded through ctypes."""

@@ -1,0 +1,96 @@
+"""Computing with the native kernels: layers are repacked while they stream into their arena."""
+
+import ctypes
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import torch
+
+from flexquant.engine.ensemble import Ensemble
+from flexquant.engine.exl2.blocked_layout import BlockedLayout, repack, staging_bytes
+from flexquant.engine.exl2.spec import Exl2Spec
+from flexquant.engine.memory.arena import Arena, page_rounded
+from flexquant.engine.native.decoder import NativeDecoder, shape_of
+from flexquant.engine.native.library import choose_kernels, load, set_threads
+from flexquant.engine.prefill import CHUNK_TOKENS
+from flexquant.engine.residency import Residency
+from flexquant.engine.swap import Swapper
+from flexquant.engine.tensor_index import read_into
+
+_STAGING_BYTES: Final = 512 << 10
+"""Little enough to stay in a core's cache between reading and repacking."""
+
+
+class NativeCompute:
+    """Implements `Compute`.
+
+    Args:
+        kernels: Name of the instruction set to use, in the whole process.
+        threads: That compute, in the whole process. Torch, which is left with little, gets one: two pools of threads
+            would take the cores from each other.
+    """
+
+    def __init__(self, kernels: str, threads: int) -> None:
+        self.name = kernels
+        choose_kernels(kernels)
+        set_threads(threads)
+        torch.set_num_threads(1)
+
+    def size_bytes(self, spec: Exl2Spec) -> int:
+        """See `Compute`."""
+        return BlockedLayout(spec).size_bytes
+
+    def scratch(self, ensemble: Ensemble) -> Mapping[str, int]:
+        """See `Compute`. `staging` is where files are read before they are repacked, `pass` what a chunk computes in."""
+        row = 2 * ensemble.config.hidden_size + 2 * ensemble.config.head_dim  # hidden states and rotations, float32
+        return {
+            "staging": _staging(ensemble),
+            "pass": page_rounded(_pass_bytes(ensemble)) + CHUNK_TOKENS * row * torch.float32.itemsize,
+        }
+
+    def filler(self, ensemble: Ensemble) -> Callable[[Exl2Spec, memoryview], None]:
+        """See `Compute`."""
+        return _Filler(_staging(ensemble))
+
+    def decoder(self, ensemble: Ensemble, residency: Residency, swapper: Swapper) -> NativeDecoder:
+        """See `Compute`."""
+        return NativeDecoder(ensemble, residency, swapper, max_rows=CHUNK_TOKENS, scratch=Arena(_pass_bytes(ensemble)))
+
+
+class _Filler:
+    def __init__(self, staging: int) -> None:
+        self._staging = Arena(staging)
+        self._staging.prefault()
+        self._library = load()
+
+    def __call__(self, spec: Exl2Spec, buffer: memoryview) -> None:
+        def fetch(suffix: str, start: int, end: int) -> int:
+            read_into(spec.entries[suffix], self._staging.memory()[: end - start], start)
+            return self._staging.address
+
+        layout = BlockedLayout(spec)
+        target = (ctypes.c_ubyte * layout.size_bytes).from_buffer(buffer)
+        repack(self._library, layout, fetch, ctypes.addressof(target), self._staging.mapped_bytes)
+
+
+def _staging(ensemble: Ensemble) -> int:
+    needed = max(staging_bytes(spec) for specs in ensemble.specs.values() for spec in specs)
+    return page_rounded(max(_STAGING_BYTES, needed))
+
+
+def _pass_bytes(ensemble: Ensemble) -> int:
+    """Scratch memory of a pass of CHUNK_TOKENS rows, whichever variants are resident."""
+    narrow, wide = most_units(ensemble)
+    return int(load().fq_scratch_bytes(ctypes.byref(shape_of(ensemble.config)), CHUNK_TOKENS, narrow, wide))
+
+
+def most_units(ensemble: Ensemble) -> tuple[int, int]:
+    """Most units of any matrix that takes hidden states, and of the others."""
+    narrow = wide = 0
+    for module in ensemble.manifest.modules:
+        units = max(BlockedLayout(spec).units for spec in ensemble.specs[module.name])
+        if not module.linear.endswith(("o_proj", "down_proj")):
+            narrow = max(narrow, units)
+        else:
+            wide = max(wide, units)
+    return narrow, wide

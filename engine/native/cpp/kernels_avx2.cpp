@@ -1,0 +1,9 @@
+// AVX2 with FMA and F16C: Intel from Haswell on, AMD from Zen on.
+#define FQ_ISA avx2
+#include "simd_avx2.h"
+// clang-format off: the simd header comes first
+#include "kernels_body.h"
+
+namespace fq {
+const Kernels kAvx2Kernels = FQ_KERNELS("avx2");
+}

@@ -1,0 +1,90 @@
+// What Python and the kernels share: plain structs, mirrored field by field in engine/native/structs.py.
+#pragma once
+
+#include <stdint.h>
+
+namespace fq {
+
+constexpr int kLanes = 16;       // columns that one vector holds
+constexpr int kUnitRows = 32;    // inputs that share one scale when activations are rounded to int8
+constexpr int kRowBlock = 8;     // rows that go through a matrix together
+constexpr int kPageTokens = 64;  // tokens of a KV page
+
+// Consecutive groups of one width and length. Units are runs of 32 rows counted from a group's start; the last unit of
+// a group may be shorter. Words are 32-bit words of one column.
+struct Run {
+  int32_t bits;
+  int32_t rows_per_group;
+  int32_t groups;
+  int32_t first_group;
+  int32_t first_unit;
+  int32_t first_word;
+};
+
+// A quantized matrix [in, out] in its arena layout (engine/exl2/blocked_layout.py).
+struct Matrix {
+  const uint8_t* codes;    // [blocks][words][16] 32-bit words: the codes of 16 columns, split into planes of 4, 2, 1 bits
+  const uint8_t* scales;   // [blocks][groups][8]: 16 four-bit indices into the group's table
+  const uint16_t* tables;  // fp16 [groups][16]: the scales that a group can have
+  const int32_t* perm;     // [in]: packed row r is input perm[r]
+  const uint16_t* bias;    // fp16 [out] or null
+  const Run* runs;
+  int32_t n_runs;
+  int32_t in;
+  int32_t out;
+  int32_t blocks;  // of 16 columns, padding included
+  int32_t words;   // per column
+  int32_t groups;
+  int32_t units;
+  int32_t reserved;
+};
+
+// Activations of several rows, rounded to int8 unit by unit. Rows come in blocks of up to kRowBlock; a block with n
+// rows is laid out [units][n], so that a kernel reads it from front to back.
+struct Inputs {
+  int8_t* codes;   // [rows * units * 32]
+  float* scales;   // [rows * units]
+  int32_t* sums;   // [rows * units]: minus the sum of the unit's codes
+  int32_t units;
+  int32_t rows;
+};
+
+inline int rows_of_block(const Inputs& x, int block) {
+  const int left = x.rows - block * kRowBlock;
+  return left < kRowBlock ? left : kRowBlock;
+}
+
+// One sequence's new rows in a pass.
+struct Segment {
+  int32_t first_row;
+  int32_t rows;
+  int32_t start;          // tokens that the sequence had before
+  int32_t reserved;
+  const uint64_t* pages;  // addresses of its pages
+};
+
+// Sizes of a decoder.
+struct Shape {
+  int32_t hidden;
+  int32_t intermediate;
+  int32_t heads;
+  int32_t kv_heads;
+  int32_t head_dim;
+  int32_t kv_is_half;  // pages hold fp16, else fp32
+  float norm_eps;
+  int32_t reserved;
+};
+
+// One layer. `*_shares` names the matrix whose rounded inputs serve this one as well (same permutation, same units):
+// -1 none, else its index in the order q, k, v (for k and v) or 0 (gate, for up).
+struct Layer {
+  Matrix q, k, v, o, gate, up, down;
+  const float* input_norm;
+  const float* post_norm;
+  int32_t k_shares;
+  int32_t v_shares;
+  int32_t up_shares;
+  int32_t index;  // of the layer, for its place in KV pages
+};
+
+}  // namespace fq

@@ -1,0 +1,213 @@
+"""The decoder of the Llama family on the native kernels: one call per layer, whatever rows a pass has.
+
+A row's result does not depend on the rows beside it, bit for bit: decoding together, prefilling in chunks and doing
+both in one pass give what each would give alone.
+"""
+
+import ctypes
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from flexquant.engine.decoder import Segment, extend
+from flexquant.engine.ensemble import Ensemble
+from flexquant.engine.exl2.blocked_layout import LANES, BlockedLayout
+from flexquant.engine.kv_cache import KVCache, KVSequence, pages_for
+from flexquant.engine.mapped_embedding import MappedEmbedding
+from flexquant.engine.memory.arena import Arena
+from flexquant.engine.model_config import EMBEDDING, FINAL_NORM, HEAD, ModelConfig, input_norm, post_norm
+from flexquant.engine.native import structs
+from flexquant.engine.native.library import load
+from flexquant.engine.places import Places
+from flexquant.engine.residency import Residency
+from flexquant.engine.rope import RopeTable
+from flexquant.engine.swap import Swapper
+
+_NAMES: Final = ("q", "k", "v", "o", "gate", "up", "down")
+"""Matrices of a layer, in the order of `ModelConfig.linears`."""
+_HALF_TILE: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Some rows of a segment, run in one pass."""
+
+    sequence: KVSequence
+    tokens: Tensor
+    start: int
+    """Position of the first row."""
+    ends: int | None
+    """Index of the segment that this piece completes."""
+
+
+class NativeDecoder:
+    """Implements `ElasticDecoder`. Engine thread only.
+
+    Args:
+        ensemble: Where the weights come from.
+        residency: The plan that the swapper follows.
+        swapper: Owns the arenas.
+        max_rows: Most rows of one pass through the layers; longer segments take several.
+        scratch: Working memory for that many rows.
+    """
+
+    def __init__(
+        self, ensemble: Ensemble, residency: Residency, swapper: Swapper, *, max_rows: int, scratch: Arena
+    ) -> None:
+        self.config = ensemble.config
+        self._library = load()
+        self._places = Places(ensemble, residency, swapper)
+        self._max_rows = max_rows
+        self._scratch = scratch
+        self._rope = RopeTable(self.config.rope, self.config.head_dim)
+        self._embedding = MappedEmbedding(ensemble.common[EMBEDDING])
+        self._norms = {name: ensemble.common.read(name).float() for name in self.config.norms()}
+        self._layouts: dict[tuple[str, int], tuple[BlockedLayout, ctypes.Array[structs.Run]]] = {}
+        for module, specs in ensemble.specs.items():
+            for variant, spec in enumerate(specs):
+                layout = BlockedLayout(spec)
+                self._layouts[module, variant] = layout, layout.runs()
+        self._modules = [
+            [self._places.modules[shape.key] for shape in self.config.linears() if shape.layer == layer]
+            for layer in range(self.config.layers)
+        ]
+        self._layers: list[tuple[int, structs.Layer]] = [(-1, structs.Layer()) for _ in range(self.config.layers)]
+
+    @torch.inference_mode()
+    def forward(self, segments: Sequence[Segment], cache: KVCache, safe_point: Callable[[], None]) -> Tensor:
+        """See `Decoder.forward`."""
+        ends = extend(segments, cache)
+        last = torch.empty(len(segments), self.config.hidden_size)
+        shape = shape_of(self.config, half=cache.dtype == torch.float16)
+        for passing in _passes(segments, self._max_rows):
+            hidden = self._run(passing, shape, safe_point)
+            row = -1
+            for piece in passing:
+                row += len(piece.tokens)
+                if piece.ends is not None:
+                    last[piece.ends] = hidden[row]
+        logits = self._head(last, shape)
+        for segment, end in zip(segments, ends, strict=True):
+            segment.sequence.length = end
+        return logits
+
+    def reconstruct(self, module: str) -> tuple[int, Tensor]:
+        """See `ElasticDecoder`."""
+        variant, matrix, layout = self._matrix(module)
+        weights = torch.empty(layout.spec.in_features, layout.spec.padded_out, dtype=torch.float16)
+        self._library.fq_dequantize(
+            ctypes.byref(matrix), 0, layout.spec.padded_out // LANES, _HALF_TILE, weights.data_ptr(), weights.shape[1]
+        )
+        return variant, weights
+
+    def _run(self, pieces: Sequence[_Piece], shape: structs.Shape, safe_point: Callable[[], None]) -> Tensor:
+        """Run all layers over the pieces; returns hidden states f32 [rows, hidden]."""
+        hidden = self._embedding.rows(torch.cat([piece.tokens for piece in pieces]))
+        positions = torch.cat([torch.arange(piece.start, piece.start + len(piece.tokens)) for piece in pieces])
+        rotation = self._rope.rotation(positions)
+        cos, sin = rotation.cos.contiguous(), rotation.signed_sin.contiguous()
+        segments = (structs.Segment * len(pieces))()
+        tables, row = [], 0
+        for segment, piece in zip(segments, pieces, strict=True):
+            rows = len(piece.tokens)
+            pages = piece.sequence.pages[: pages_for(piece.start + rows)]
+            tables.append((ctypes.c_uint64 * len(pages))(*[page.address for page in pages]))
+            segment.first_row, segment.rows, segment.start = row, rows, piece.start
+            segment.pages = ctypes.addressof(tables[-1])
+            row += rows
+        call, scratch = self._library.fq_layer, self._scratch.address
+        for i in range(self.config.layers):
+            safe_point()
+            call(
+                ctypes.byref(shape),
+                ctypes.byref(self._layer(i)),
+                segments,
+                len(pieces),
+                row,
+                hidden.data_ptr(),
+                cos.data_ptr(),
+                sin.data_ptr(),
+                scratch,
+            )
+        return hidden
+
+    def _head(self, hidden: Tensor, shape: structs.Shape) -> Tensor:
+        """Logits of rows of hidden states: f32 [rows, vocab]."""
+        _, matrix, _ = self._matrix(self._places.modules[HEAD])
+        logits = torch.empty(len(hidden), self.config.vocab_size)
+        for first in range(0, len(hidden), self._max_rows):
+            rows = hidden[first : first + self._max_rows]
+            self._library.fq_head(
+                ctypes.byref(shape),
+                ctypes.byref(matrix),
+                self._norms[FINAL_NORM].data_ptr(),
+                len(rows),
+                rows.data_ptr(),
+                logits[first:].data_ptr(),
+                self._scratch.address,
+            )
+        return logits
+
+    def _layer(self, i: int) -> structs.Layer:
+        """The layer with the addresses of this moment."""
+        published = self._places.published
+        known, layer = self._layers[i]
+        if known == published:
+            return layer
+        roundings = []
+        for name, module in zip(_NAMES, self._modules[i], strict=True):
+            _, matrix, layout = self._matrix(module)
+            setattr(layer, name, matrix)
+            roundings.append(layout.rounding)
+        q, k, v, _, gate, up, _ = roundings
+        layer.k_shares = 0 if k == q else -1
+        layer.v_shares = 0 if v == q else 1 if v == k else -1
+        layer.up_shares = 0 if up == gate else -1
+        layer.input_norm = self._norms[input_norm(i)].data_ptr()
+        layer.post_norm = self._norms[post_norm(i)].data_ptr()
+        layer.index = i
+        self._layers[i] = published, layer
+        return layer
+
+    def _matrix(self, module: str) -> tuple[int, structs.Matrix, BlockedLayout]:
+        """Variant of a module and its matrix, good until the next safe point."""
+        variant, _, arena, offset = self._places.find(module)
+        layout, runs = self._layouts[module, variant]
+        matrix = layout.matrix(runs)
+        layout.place(matrix, arena.address + offset)
+        return variant, matrix, layout
+
+
+def shape_of(config: ModelConfig, *, half: bool = True) -> structs.Shape:
+    """Sizes of a model as the kernels read them; `half`: KV pages hold float16."""
+    return structs.Shape(
+        hidden=config.hidden_size,
+        intermediate=config.intermediate_size,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        kv_is_half=half,
+        norm_eps=config.norm_eps,
+    )
+
+
+def _passes(segments: Sequence[Segment], max_rows: int) -> Iterator[list[_Piece]]:
+    """Cut the segments into passes of at most `max_rows` rows."""
+    passing: list[_Piece] = []
+    room = max_rows
+    for index, segment in enumerate(segments):
+        done, rows = 0, len(segment.tokens)
+        while done < rows:
+            count = min(room, rows - done)
+            ends = index if done + count == rows else None
+            start = segment.sequence.length + done
+            passing.append(_Piece(segment.sequence, segment.tokens[done : done + count], start, ends))
+            done, room = done + count, room - count
+            if room == 0:
+                yield passing
+                passing, room = [], max_rows
+    if passing:
+        yield passing

@@ -1,0 +1,88 @@
+"""The structs of cpp/matrix.h, field by field."""
+
+import ctypes
+from typing import ClassVar
+
+_int = ctypes.c_int32
+_pointer = ctypes.c_void_p
+
+
+class Run(ctypes.Structure):
+    """Consecutive groups of one width and length."""
+
+    _fields_: ClassVar = [
+        ("bits", _int),
+        ("rows_per_group", _int),
+        ("groups", _int),
+        ("first_group", _int),
+        ("first_unit", _int),
+        ("first_word", _int),
+    ]
+
+
+class Matrix(ctypes.Structure):
+    """A quantized matrix in its arena layout; the pointers are those of one moment."""
+
+    _fields_: ClassVar = [
+        ("codes", _pointer),
+        ("scales", _pointer),
+        ("tables", _pointer),
+        ("perm", _pointer),
+        ("bias", _pointer),
+        ("runs", _pointer),
+        ("n_runs", _int),
+        ("in_features", _int),
+        ("out_features", _int),
+        ("blocks", _int),
+        ("words", _int),
+        ("groups", _int),
+        ("units", _int),
+        ("reserved", _int),
+    ]
+
+
+class Segment(ctypes.Structure):
+    """One sequence's new rows in a pass."""
+
+    _fields_: ClassVar = [
+        ("first_row", _int),
+        ("rows", _int),
+        ("start", _int),
+        ("reserved", _int),
+        ("pages", _pointer),
+    ]
+
+
+class Shape(ctypes.Structure):
+    """Sizes of a decoder."""
+
+    _fields_: ClassVar = [
+        ("hidden", _int),
+        ("intermediate", _int),
+        ("heads", _int),
+        ("kv_heads", _int),
+        ("head_dim", _int),
+        ("kv_is_half", _int),
+        ("norm_eps", ctypes.c_float),
+        ("reserved", _int),
+    ]
+
+
+class Layer(ctypes.Structure):
+    """One layer: its matrices, and which of them share rounded inputs."""
+
+    _fields_: ClassVar = [
+        ("q", Matrix),
+        ("k", Matrix),
+        ("v", Matrix),
+        ("o", Matrix),
+        ("gate", Matrix),
+        ("up", Matrix),
+        ("down", Matrix),
+        ("input_norm", _pointer),
+        ("post_norm", _pointer),
+        ("k_shares", _int),
+        ("v_shares", _int),
+        ("up_shares", _int),
+        ("index", _int),
+    ]

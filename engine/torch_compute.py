@@ -1,0 +1,78 @@
+"""The reference: layers lie in arenas as they are on disk, and torch computes. Needs no compiler, and is slow."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from flexquant.engine.decoder import Decoder, Segment
+from flexquant.engine.ensemble import Ensemble
+from flexquant.engine.exl2.dequantize import scratch_bytes
+from flexquant.engine.exl2.disk_layout import layout, size_bytes
+from flexquant.engine.exl2.spec import Exl2Spec
+from flexquant.engine.kv_cache import KVCache
+from flexquant.engine.prefill import CHUNK_TOKENS
+from flexquant.engine.residency import Residency
+from flexquant.engine.swap import Swapper
+from flexquant.engine.tensor_index import read_into
+from flexquant.engine.torch_weights import TorchWeights
+
+
+class TorchCompute:
+    """Implements `Compute`.
+
+    Args:
+        threads: That compute, in the whole process.
+    """
+
+    name: Final = "torch"
+
+    def __init__(self, threads: int) -> None:
+        torch.set_num_threads(threads)
+
+    def size_bytes(self, spec: Exl2Spec) -> int:
+        """See `Compute`."""
+        return size_bytes(spec)
+
+    def scratch(self, ensemble: Ensemble) -> Mapping[str, int]:
+        """See `Compute`. Files are read straight into their arena, so there is no staging memory.
+
+        Attention also copies one layer's keys and values to float32 while it runs; that grows with the sequence and is
+        not counted.
+        """
+        config = ensemble.config
+        row = torch.float32.itemsize * (8 * config.hidden_size + 4 * config.intermediate_size)
+        return {
+            "dequantize": max(scratch_bytes(shape.in_features) for shape in config.linears()),
+            "pass": CHUNK_TOKENS * row,
+        }
+
+    def filler(self, ensemble: Ensemble) -> Callable[[Exl2Spec, memoryview], None]:  # noqa: ARG002  # needs nothing of it
+        """See `Compute`."""
+        return _fill
+
+    def decoder(self, ensemble: Ensemble, residency: Residency, swapper: Swapper) -> "TorchDecoder":
+        """See `Compute`."""
+        return TorchDecoder(TorchWeights(ensemble, residency, swapper))
+
+
+class TorchDecoder:
+    """Implements `ElasticDecoder`."""
+
+    def __init__(self, weights: TorchWeights) -> None:
+        self._weights = weights
+        self._decoder = Decoder(weights.config, weights)
+
+    def forward(self, segments: Sequence[Segment], cache: KVCache, safe_point: Callable[[], None]) -> Tensor:
+        """See `ElasticDecoder`."""
+        return self._decoder.forward(segments, cache, safe_point)
+
+    def reconstruct(self, module: str) -> tuple[int, Tensor]:
+        """See `ElasticDecoder`."""
+        return self._weights.reconstruct(module)
+
+
+def _fill(spec: Exl2Spec, buffer: memoryview) -> None:
+    for entry, offset in layout(spec):
+        read_into(entry, buffer[offset : offset + entry.nbytes])
