@@ -9,16 +9,19 @@ TORCH_INDEX_URL ?=
 ARGS ?=
 
 PACKAGES := engine ensemble_builder server clients
-PYTHON_FILES := $(PACKAGES) tests
-# The editable install links file by file (so that mypy can follow it): a new file asks for a new install.
-FILE_LIST := $(shell find $(PACKAGES) -name '*.py' -not -path '*/__pycache__/*' | sort | cat - pyproject.toml | cksum | cut -d' ' -f1)
+# The editable install links file by file (so that mypy can follow it): a new file asks for a new install. So does a
+# change in what the native kernels are made from, the compiler included.
+BUILD_INPUTS := pyproject.toml setup.py native_build.py $(sort $(wildcard engine/native/cpp/*))
+FILE_LIST := $(shell { find $(PACKAGES) -name '*.py' -not -path '*/__pycache__/*' | sort; cksum $(BUILD_INPUTS); \
+  command -v $${CXX:-c++}; } | cksum | cut -d' ' -f1)
 INSTALLED := $(VENV)/.installed-$(FILE_LIST)
 DEVELOPMENT := $(VENV)/.development-$(FILE_LIST)
+BENCHMARK := $(VENV)/.benchmark-$(FILE_LIST)
 
-.PHONY: help serve test test-slow check format demo clean
+.PHONY: help serve test test-slow check format native-test native-sanitize native-arm bench demo clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 17
 
 serve: $(INSTALLED)  ## start the daemon on the embedded demo ensemble (ARGS="--port 9000 ...")
 	$(VENV)/bin/flexquant-serve --model demo $(ARGS)
@@ -34,10 +37,23 @@ check: $(DEVELOPMENT)  ## formatting, lint and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy $(addprefix -p flexquant.,$(PACKAGES))
 	$(VENV)/bin/mypy tests
+	$(VENV)/bin/mypy bench setup.py native_build.py
 
 format: $(DEVELOPMENT)  ## format the code and mend what lint can mend
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+native-test:  ## compile and run the self test of the native kernels
+	$(PYTHON) native_build.py
+
+native-sanitize:  ## the same with the address and undefined behaviour sanitizers
+	$(PYTHON) native_build.py --sanitize
+
+native-arm:  ## the same cross-compiled for 64-bit ARM, under an emulator
+	$(PYTHON) native_build.py --arm
+
+bench: $(BENCHMARK)  ## measure us beside the peers (ARGS="..."); the first time builds llama.cpp from source
+	$(VENV)/bin/python -m bench $(ARGS)
 
 demo: $(INSTALLED)  ## rebuild the embedded demo ensemble from the committed checkpoint and texts
 	$(VENV)/bin/flexquant-build tests/assets/docs-llama --levels 8,3 --out build/demo \
@@ -46,7 +62,7 @@ demo: $(INSTALLED)  ## rebuild the embedded demo ensemble from the committed che
 	cp -r build/demo server/demo
 
 clean:  ## remove the environment and everything that was generated
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info engine/native/*.so
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -56,9 +72,17 @@ $(VENV)/bin/python:
 $(INSTALLED): $(VENV)/bin/python
 	rm -f $(VENV)/.installed-*
 	$(VENV)/bin/pip install --quiet --editable . --config-settings editable_mode=strict
+	@test -e engine/native/libflexquant.so || echo "The native kernels were not built: the engine runs on torch" \
+	  "alone, slower. 'make native-test' shows why."
 	touch $@
 
 $(DEVELOPMENT): $(INSTALLED)
 	rm -f $(VENV)/.development-*
 	$(VENV)/bin/pip install --quiet --group dev
+	touch $@
+
+# llama.cpp is compiled for this machine: a comparison with a portable build of it would be unfair.
+$(BENCHMARK): $(INSTALLED)
+	rm -f $(VENV)/.benchmark-*
+	CMAKE_ARGS="-DGGML_NATIVE=ON $$CMAKE_ARGS" $(VENV)/bin/pip install --quiet --no-binary llama-cpp-python --group bench
 	touch $@

@@ -22,6 +22,7 @@ from flexquant.engine.native.structs import Matrix, Run
 LANES: Final = 16
 UNIT_ROWS: Final = 32
 _ALIGNMENT: Final = 64
+_UNITS_AT_ONCE: Final = 64
 _LINE_BYTES: Final = 4 * LANES
 _INDEX_BYTES: Final = 8
 _TABLE_BYTES: Final = 2 * LANES
@@ -92,11 +93,16 @@ class BlockedLayout:
         return self.spec.order, None if whole else rows
 
     def runs(self) -> ctypes.Array[Run]:
-        """The row groups as the kernels read them."""
+        """The row groups as the kernels read them: cut where the activations of a part just fit the innermost cache."""
         unit, found = 0, []
         for run in self.spec.runs:
-            found.append(Run(run.bits, run.rows_per_group, run.groups, run.first_group, unit, run.first_word))
-            unit += run.groups * _units_of(run.rows_per_group)
+            units, words = _units_of(run.rows_per_group), run.rows_per_group * run.bits // 32
+            at_once = max(1, _UNITS_AT_ONCE // units)
+            for first in range(0, run.groups, at_once):
+                groups = min(at_once, run.groups - first)
+                group, word = run.first_group + first, run.first_word + first * words
+                found.append(Run(run.bits, run.rows_per_group, groups, group, unit, word))
+                unit += groups * units
         return (Run * len(found))(*found)
 
     def matrix(self, runs: ctypes.Array[Run]) -> Matrix:

@@ -17,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("engine", "ensemble_builder", "server", "clients")
+LIBRARY = "flexquant/engine/native/libflexquant.so"
 
 
 def _run(*command: str | Path, cwd: Path | None = None) -> str:
@@ -57,6 +58,49 @@ def test_sdist_builds_from_itself_and_carries_the_licence(distributions: tuple[P
     with tarfile.open(distributions[0]) as sdist:
         names = {name.split("/", 1)[1] for name in sdist.getnames() if "/" in name}
     assert {"LICENSE", "README.md", "pyproject.toml", "server/demo/ensemble.json"} <= names
+
+
+def test_sdist_carries_the_native_sources_for_every_processor(distributions: tuple[Path, Path]) -> None:
+    with tarfile.open(distributions[0]) as sdist:
+        names = {name.split("/", 1)[1] for name in sdist.getnames() if "/" in name}
+    folder = ROOT / "engine" / "native" / "cpp"
+    sources = {str(path.relative_to(ROOT)) for path in folder.iterdir() if path.suffix in (".cpp", ".h")}
+    assert sources | {"setup.py", "native_build.py"} <= names
+    assert not [name for name in names if name.endswith(".so")]
+
+
+def test_wheel_holds_the_native_library_and_fits_every_python(distributions: tuple[Path, Path]) -> None:
+    with zipfile.ZipFile(distributions[1]) as wheel:
+        assert LIBRARY in wheel.namelist()
+        assert not [name for name in wheel.namelist() if name.endswith((".cpp", ".h"))]
+    assert re.search(r"-py3-none-(?!any)\w+\.whl$", distributions[1].name)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        pytest.param({"PATH": str(Path(sys.executable).parent)}, id="no compiler"),
+        pytest.param({"CC": "false", "CXX": "false"}, id="compiler does not run"),
+        pytest.param({"CXXFLAGS": "--no-such-flag"}, id="compiling fails"),
+    ],
+)
+def test_package_is_built_without_a_working_compiler(
+    distributions: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with tarfile.open(distributions[0]) as sdist:
+        sdist.extractall(tmp_path, filter="data")
+    source = next(tmp_path.iterdir())
+    command = [sys.executable, "-m", "pip", "wheel", "--verbose", "--no-deps", "--no-build-isolation"]
+    command += ["--wheel-dir", str(tmp_path / "wheels"), str(source)]
+    pip = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert pip.returncode == 0, pip.stdout
+    with zipfile.ZipFile(next((tmp_path / "wheels").iterdir())) as wheel:
+        assert LIBRARY not in wheel.namelist()
+        assert "flexquant/engine/native/__init__.py" in wheel.namelist()
+    assert len([line for line in pip.stdout.splitlines() if "the native kernels are left out" in line]) == 1
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +155,11 @@ def test_demo_answers_from_a_clean_environment(demo_daemon: str) -> None:
         answer = json.load(response)
     assert answer["choices"][0]["text"]
     assert answer["usage"]["completion_tokens"] == 8
+
+
+def test_clean_environment_loads_the_native_library(clean_environment: Path, tmp_path: Path) -> None:
+    load = "from flexquant.engine.native import library; library.load()"
+    _run(clean_environment / "bin" / "python", "-I", "-c", load, cwd=tmp_path)
 
 
 def test_clean_environment_has_no_builder_or_test_libraries(clean_environment: Path) -> None:

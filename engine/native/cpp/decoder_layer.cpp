@@ -9,7 +9,8 @@ namespace fq {
 namespace {
 
 constexpr int kUnitsPerItem = 64;         // of activations to round
-constexpr int64_t kItemBytes = 64 << 10;  // of weights that one item goes through
+constexpr int64_t kItemBytes = 64 << 10;  // of weights that one item goes through, about
+constexpr int kLeastSpan = 2, kMostSpan = 16;  // blocks of an item
 constexpr int kQueriesPerItem = 64;
 constexpr int64_t kAlignment = 64;
 
@@ -42,7 +43,7 @@ struct Spans {
   int span;
 
   explicit Spans(const Matrix& m)
-      : blocks(m.blocks), span(static_cast<int>(std::max<int64_t>(1, kItemBytes / (64 * static_cast<int64_t>(m.words))))) {}
+      : blocks(m.blocks), span(static_cast<int>(std::clamp<int64_t>(kItemBytes / (64 * m.words), kLeastSpan, kMostSpan))) {}
   int items() const { return divided(blocks, span); }
   int first(int item) const { return item * span; }
   int last(int item) const { return std::min(blocks, (item + 1) * span); }
@@ -95,14 +96,14 @@ struct Roundings {
 // Multiply the blocks of one item; `take(row, block, columns, sums)` gets each row's 16 sums.
 template <typename Take>
 void multiply_span(const Kernels& kernels, const Matrix& m, const Inputs& x, const Spans& spans, int item, Take take) {
-  alignas(64) float sums[kRowBlock * kLanes];
+  alignas(64) float sums[kMostSpan * kRowBlock * kLanes];
+  const int first = spans.first(item), last = spans.last(item);
   for (int rb = 0; rb < row_blocks(x); ++rb) {
     const int n = rows_of_block(x, rb);
-    for (int block = spans.first(item); block < spans.last(item); ++block) {
+    kernels.multiply(m, x, rb, first, last - first, sums);
+    for (int block = first; block < last; ++block) {
       const int width = columns(m, block);
-      if (width <= 0) continue;
-      kernels.multiply(m, x, rb, block, sums);
-      for (int r = 0; r < n; ++r) take(rb * kRowBlock + r, block, width, sums + kLanes * r);
+      for (int r = 0; r < n && width > 0; ++r) take(rb * kRowBlock + r, block, width, sums + ((block - first) * n + r) * kLanes);
     }
   }
 }
@@ -204,17 +205,19 @@ struct LayerJob {
   }
 
   void gate_and_up(int item) {
-    alignas(64) float gate[kRowBlock * kLanes], up[kRowBlock * kLanes];
+    alignas(64) float gate[kMostSpan * kRowBlock * kLanes], up[kMostSpan * kRowBlock * kLanes];
+    const int first = gate_spans.first(item), last = gate_spans.last(item);
     for (int rb = 0; rb < row_blocks(xgate); ++rb) {
       const int n = rows_of_block(xgate, rb);
-      for (int block = gate_spans.first(item); block < gate_spans.last(item); ++block) {
+      // One matrix after the other: two streams in turns are slower to read.
+      pass.kernels.multiply(layer.gate, xgate, rb, first, last - first, gate);
+      pass.kernels.multiply(layer.up, xup, rb, first, last - first, up);
+      for (int block = first; block < last; ++block) {
         const int width = columns(layer.gate, block);
-        if (width <= 0) continue;
-        pass.kernels.multiply(layer.gate, xgate, rb, block, gate);
-        pass.kernels.multiply(layer.up, xup, rb, block, up);
-        for (int r = 0; r < n; ++r) {
+        for (int r = 0; r < n && width > 0; ++r) {
+          const int place = ((block - first) * n + r) * kLanes;
           float* target = gated + static_cast<int64_t>(rb * kRowBlock + r) * pass.shape.intermediate + block * kLanes;
-          pass.kernels.swiglu_row(gate + kLanes * r, up + kLanes * r, target, width);
+          pass.kernels.swiglu_row(gate + place, up + place, target, width);
         }
       }
     }

@@ -10,7 +10,7 @@ namespace fq {
 
 struct Kernels {
   const char* name;
-  void (*multiply)(const Matrix& m, const Inputs& x, int row_block, int block, float* sums);
+  void (*multiply)(const Matrix& m, const Inputs& x, int row_block, int first, int count, float* sums);
   void (*multiply_exact)(const Matrix& m, const float* row, int block, float* sums);
   void (*dequantize_block)(const Matrix& m, int block, int type, void* out, int64_t stride);
   void (*repack)(int bits, const uint8_t* source, int64_t stride, int words, int blocks, uint8_t* target, int64_t target_stride);
@@ -28,5 +28,8 @@ struct Kernels {
 
 // Each is defined where its instruction set can be compiled.
 extern const Kernels kAvx512Kernels, kAvx2Kernels, kNeonKernels, kPortableKernels;
+
+// Whether this ARM machine has the dot products that kNeonKernels needs.
+bool neon_dot_products();
 
 }  // namespace fq

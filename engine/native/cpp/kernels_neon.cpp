@@ -12,8 +12,6 @@ namespace fq {
 
 const Kernels kNeonKernels = FQ_KERNELS("neon-dotprod");
 
-bool neon_dot_products();
-
 // Whether this machine has the dot products that this file is compiled with.
 bool neon_dot_products() {
 #if defined(__linux__)

@@ -22,7 +22,9 @@ FQ_INLINE void add_unit(const Ints codes[8], const Inputs& x, int64_t place, Flo
   }
 }
 
-// The units of a run, for kRows rows of one row block.
+constexpr int kAhead = 1024;  // bytes; with several rows, the arithmetic hides too little of the memory's latency
+
+// Add the units of a run to sums [kRows][16], for the rows of one row block and the columns of one block.
 template <int kRows, int kBits>
 static void multiply_run(const Matrix& m, const Run& run, const Inputs& x, int64_t first_place, int block, float* sums) {
   Floats acc[kRows];
@@ -36,6 +38,9 @@ static void multiply_run(const Matrix& m, const Run& run, const Inputs& x, int64
     int rows = run.rows_per_group;
     for (; rows >= kUnitRows; rows -= kUnitRows, planes += 64 * kBits, place += kRows) {
       Ints codes[8];
+      if constexpr (kRows > 1) {
+        for (int i = 0; i < kBits; ++i) __builtin_prefetch(planes + kAhead + 64 * i);
+      }
       unpack<kBits>(planes, codes);
       add_unit<kRows, kBits>(codes, x, place, scale, acc);
     }
@@ -51,17 +56,21 @@ static void multiply_run(const Matrix& m, const Run& run, const Inputs& x, int64
 }
 
 template <int kRows>
-static void multiply_rows(const Matrix& m, const Inputs& x, int64_t first_place, int block, float* sums) {
-  for (int r = 0; r < kRows; ++r) store(sums + kLanes * r, zero());
+static void multiply_rows(const Matrix& m, const Inputs& x, int64_t first_place, int first, int count, float* sums) {
+  for (int i = 0; i < count * kRows; ++i) store(sums + kLanes * i, zero());
   for (int i = 0; i < m.n_runs; ++i) {
     const Run& run = m.runs[i];
-    switch (run.bits) {
-      case 2: multiply_run<kRows, 2>(m, run, x, first_place, block, sums); break;
-      case 3: multiply_run<kRows, 3>(m, run, x, first_place, block, sums); break;
-      case 4: multiply_run<kRows, 4>(m, run, x, first_place, block, sums); break;
-      case 5: multiply_run<kRows, 5>(m, run, x, first_place, block, sums); break;
-      case 6: multiply_run<kRows, 6>(m, run, x, first_place, block, sums); break;
-      default: multiply_run<kRows, 8>(m, run, x, first_place, block, sums); break;
+    // A run before the next block: its share of the activations stays in the innermost cache.
+    for (int block = first; block < first + count; ++block) {
+      float* of_block = sums + kLanes * kRows * (block - first);
+      switch (run.bits) {
+        case 2: multiply_run<kRows, 2>(m, run, x, first_place, block, of_block); break;
+        case 3: multiply_run<kRows, 3>(m, run, x, first_place, block, of_block); break;
+        case 4: multiply_run<kRows, 4>(m, run, x, first_place, block, of_block); break;
+        case 5: multiply_run<kRows, 5>(m, run, x, first_place, block, of_block); break;
+        case 6: multiply_run<kRows, 6>(m, run, x, first_place, block, of_block); break;
+        default: multiply_run<kRows, 8>(m, run, x, first_place, block, of_block); break;
+      }
     }
   }
 }
@@ -73,20 +82,22 @@ FQ_INLINE void add_bias(const Matrix& m, int block, int rows, float* sums) {
   for (int r = 0; r < rows; ++r) store(sums + kLanes * r, add(load(sums + kLanes * r), bias));
 }
 
-// sums [rows of the block][16] = the rows of `row_block` times the columns of `block`, plus the bias.
-static void multiply(const Matrix& m, const Inputs& x, int row_block, int block, float* sums) {
+// sums [count][rows of the row block][16] = the rows of `row_block` times the blocks [first, first + count) of columns,
+// plus the bias.
+static void multiply(const Matrix& m, const Inputs& x, int row_block, int first, int count, float* sums) {
   const int64_t first_place = static_cast<int64_t>(row_block) * kRowBlock * x.units;
-  switch (rows_of_block(x, row_block)) {
-    case 1: multiply_rows<1>(m, x, first_place, block, sums); break;
-    case 2: multiply_rows<2>(m, x, first_place, block, sums); break;
-    case 3: multiply_rows<3>(m, x, first_place, block, sums); break;
-    case 4: multiply_rows<4>(m, x, first_place, block, sums); break;
-    case 5: multiply_rows<5>(m, x, first_place, block, sums); break;
-    case 6: multiply_rows<6>(m, x, first_place, block, sums); break;
-    case 7: multiply_rows<7>(m, x, first_place, block, sums); break;
-    default: multiply_rows<8>(m, x, first_place, block, sums); break;
+  const int rows = rows_of_block(x, row_block);
+  switch (rows) {
+    case 1: multiply_rows<1>(m, x, first_place, first, count, sums); break;
+    case 2: multiply_rows<2>(m, x, first_place, first, count, sums); break;
+    case 3: multiply_rows<3>(m, x, first_place, first, count, sums); break;
+    case 4: multiply_rows<4>(m, x, first_place, first, count, sums); break;
+    case 5: multiply_rows<5>(m, x, first_place, first, count, sums); break;
+    case 6: multiply_rows<6>(m, x, first_place, first, count, sums); break;
+    case 7: multiply_rows<7>(m, x, first_place, first, count, sums); break;
+    default: multiply_rows<8>(m, x, first_place, first, count, sums); break;
   }
-  add_bias(m, block, rows_of_block(x, row_block), sums);
+  for (int i = 0; i < count; ++i) add_bias(m, first + i, rows, sums + kLanes * rows * i);
 }
 
 }  // namespace fq::FQ_ISA

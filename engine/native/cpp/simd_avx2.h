@@ -9,7 +9,7 @@
 
 namespace fq::FQ_ISA {
 
-struct Ints { __m256i low, high; };   // lanes 0 to 7 and 8 to 15
+struct Ints { __m256i low, high; };  // lanes 0 to 7 and 8 to 15
 struct Floats { __m256 low, high; };
 
 FQ_INLINE Ints load_words(const void* p) {
@@ -53,7 +53,8 @@ FQ_INLINE Ints dot(Ints acc, Ints codes, const int8_t* x) {
     return {add_products(acc.low, codes.low, bytes, ones), add_products(acc.high, codes.high, bytes, ones)};
   } else {
     // 2 * 255 * 127 does not fit in 16 bits, so the halves of a code go by themselves.
-    const Ints nibbles = splat(0x0f0f0f0f), low = bit_and(codes, nibbles), high = bit_and(shift_right(codes, 4), nibbles);
+    const Ints nibbles = splat(0x0f0f0f0f);
+    const Ints low = bit_and(codes, nibbles), high = bit_and(shift_right(codes, 4), nibbles);
     const __m256i sixteens = _mm256_set1_epi16(16);
     acc = {add_products(acc.low, low.low, bytes, ones), add_products(acc.high, low.high, bytes, ones)};
     return {add_products(acc.low, high.low, bytes, sixteens), add_products(acc.high, high.high, bytes, sixteens)};

@@ -11,9 +11,9 @@
 #define FQ_EACH(f, a) {{f((a).v[0]), f((a).v[1]), f((a).v[2]), f((a).v[3])}}
 #define FQ_EACH_2(f, a, b) \
   {{f((a).v[0], (b).v[0]), f((a).v[1], (b).v[1]), f((a).v[2], (b).v[2]), f((a).v[3], (b).v[3])}}
-#define FQ_EACH_3(f, a, b, c)                                                         \
-  {{f((a).v[0], (b).v[0], (c).v[0]), f((a).v[1], (b).v[1], (c).v[1]),                 \
-    f((a).v[2], (b).v[2], (c).v[2]), f((a).v[3], (b).v[3], (c).v[3])}}
+#define FQ_EACH_3(f, a, b, c) \
+  {{f((a).v[0], (b).v[0], (c).v[0]), f((a).v[1], (b).v[1], (c).v[1]), f((a).v[2], (b).v[2], (c).v[2]), \
+    f((a).v[3], (b).v[3], (c).v[3])}}
 
 namespace fq::FQ_ISA {
 
@@ -76,7 +76,9 @@ FQ_INLINE Floats splat_float(float x) {
 }
 FQ_INLINE Floats zero() { return splat_float(0.0f); }
 FQ_INLINE Floats to_float(Ints a) { return FQ_EACH(vcvtq_f32_s32, a); }
-FQ_INLINE Floats load(const float* p) { return {{vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}}; }
+FQ_INLINE Floats load(const float* p) {
+  return {{vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}};
+}
 FQ_INLINE void store(float* p, Floats a) {
   vst1q_f32(p, a.v[0]);
   vst1q_f32(p + 4, a.v[1]);
@@ -98,7 +100,8 @@ FQ_INLINE void store_part(float* p, Floats a, int n) {
 FQ_INLINE float32x4_t from_half(uint16x4_t a) { return vcvt_f32_f16(vreinterpret_f16_u16(a)); }
 FQ_INLINE uint16x4_t to_half(float32x4_t a) { return vreinterpret_u16_f16(vcvt_f16_f32(a)); }
 FQ_INLINE Floats load_half(const uint16_t* p) {
-  return {{from_half(vld1_u16(p)), from_half(vld1_u16(p + 4)), from_half(vld1_u16(p + 8)), from_half(vld1_u16(p + 12))}};
+  return {{from_half(vld1_u16(p)), from_half(vld1_u16(p + 4)), from_half(vld1_u16(p + 8)),
+           from_half(vld1_u16(p + 12))}};
 }
 FQ_INLINE void store_half(uint16_t* p, Floats a) {
   vst1_u16(p, to_half(a.v[0]));

@@ -103,7 +103,9 @@ FQ_INLINE Floats load_part(const float* p, int n) {
   __builtin_memcpy(&result, p, sizeof(float) * static_cast<size_t>(n));
   return result;
 }
-FQ_INLINE void store_part(float* p, Floats a, int n) { __builtin_memcpy(p, &a, sizeof(float) * static_cast<size_t>(n)); }
+FQ_INLINE void store_part(float* p, Floats a, int n) {
+  __builtin_memcpy(p, &a, sizeof(float) * static_cast<size_t>(n));
+}
 static __attribute__((noinline)) Floats load_half_part(const uint16_t* p, int n) {
   float lanes[16] = {};
   for (int i = 0; i < n; ++i) lanes[i] = half_to_float(p[i]);
@@ -137,16 +139,16 @@ FQ_INLINE Floats maximum(Floats a, Floats b) {
 FQ_INLINE Floats minimum(Floats a, Floats b) {
   return quads<Floats>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
 }
+FQ_INLINE Floats bits_as_float(Ints a) {
+  return quads<Floats>([&](int i) { return reinterpret_cast<QuadFloats>(a.v[i]); });
+}
 FQ_INLINE Floats absolute(Floats a) {
-  return quads<Floats>([&](int i) { return reinterpret_cast<QuadFloats>(reinterpret_cast<QuadWords>(a.v[i]) & 0x7fffffffu); });
+  return bits_as_float(quads<Ints>([&](int i) { return reinterpret_cast<QuadWords>(a.v[i]) & 0x7fffffffu; }));
 }
 // To nearest, ties to even, for |a| < 2^22: adding 1.5 * 2^23 leaves the rounded integer in the low bits. Unlike a
 // conversion it is defined for all numbers, if meaningless for others.
 FQ_INLINE Ints round_to_int(Floats a) {
   return quads<Ints>([&](int i) { return reinterpret_cast<QuadWords>(a.v[i] + 12582912.0f) - 0x4b400000u; });
-}
-FQ_INLINE Floats bits_as_float(Ints a) {
-  return quads<Floats>([&](int i) { return reinterpret_cast<QuadFloats>(a.v[i]); });
 }
 // `a` where x < limit is false, else 0.
 FQ_INLINE Floats zero_below(Floats a, Floats x, Floats limit) {

@@ -1,0 +1,110 @@
+"""What moving costs whoever is reading: times between tokens while the model goes down and up again."""
+
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from bench.prompts import prompt
+from flexquant.engine.elastic_model import ElasticModel
+from flexquant.engine.generation import Generation
+from flexquant.server.elastic_facade import GROW_SECONDS, GROW_SHARE, SHRINK_SECONDS, SHRINK_SHARE
+
+_PROMPT: Final = 16
+_WARM: Final = 8
+
+
+def there_and_back(last: int) -> Iterator[int]:
+    """The positions of a round trip, one step each: 1 to `last` and down to 0."""
+    yield from range(1, last + 1)
+    yield from range(last - 1, -1, -1)
+
+
+def paced_sweep(model: ElasticModel, last: int) -> list[tuple[int, float]]:
+    """Order one step per token, from 0 to `last` and back to 0.
+
+    Steps are read while tokens are computed and published at safe points. The engine may wait for a step as long as
+    the daemon lets it.
+
+    Returns:
+        Per token: the position that made it, and seconds since the token before.
+    """
+    samples = []
+    with _generation(model, 2 * last) as generation:
+        token = _token_seconds(generation)
+        before = time.perf_counter()
+        for target in there_and_back(last):
+            shrink = target > model.target
+            budget = min(SHRINK_SHARE * token, SHRINK_SECONDS) if shrink else min(GROW_SHARE * token, GROW_SECONDS)
+            model.move_to(target, budget_s=budget)
+            generation.step()
+            now = time.perf_counter()
+            samples.append((model.position, now - before))
+            before = now
+    _settle(model)
+    return samples
+
+
+def steady_sweep(model: ElasticModel, last: int) -> list[tuple[int, float]]:
+    """Make the same tokens at the same positions, each when nothing moves and nothing is read.
+
+    A token of another sequence goes before each: it is the first to touch new memory.
+
+    Returns:
+        As `paced_sweep`.
+    """
+    samples = []
+    with _generation(model, 2 * last) as generation, _generation(model, 2 * last) as other:
+        _token_seconds(generation)
+        for target in there_and_back(last):
+            model.move_to(target)
+            _settle(model)
+            other.step()
+            before = time.perf_counter()
+            generation.step()
+            samples.append((model.position, time.perf_counter() - before))
+    return samples
+
+
+def give_back(model: ElasticModel, last: int) -> dict[str, float]:
+    """Go from 0 to `last` and back as fast as it goes, with nothing else to do.
+
+    Returns:
+        `freed`, bytes that are no longer mapped at `last`, the spare not counted; `down` and `up`, seconds.
+    """
+    before = model.resident_bytes().mapped
+    down = _move(model, last)
+    freed = before - model.resident_bytes().mapped
+    return {"freed": freed, "down": down, "up": _move(model, 0)}
+
+
+def _generation(model: ElasticModel, tokens: int) -> Generation:
+    generation = Generation(
+        model, prompt(0, _PROMPT, model.config.vocab_size), max_tokens=tokens + _WARM + 1, ignore_eos=True
+    )
+    while not generation.generated:
+        generation.step()
+    return generation
+
+
+def _token_seconds(generation: Generation) -> float:
+    """Median seconds of the tokens that warm up."""
+    times = []
+    for _ in range(_WARM):
+        before = time.perf_counter()
+        generation.step()
+        times.append(time.perf_counter() - before)
+    return sorted(times)[_WARM // 2]
+
+
+def _move(model: ElasticModel, position: int) -> float:
+    begun = time.perf_counter()
+    model.move_to(position)
+    _settle(model)
+    return time.perf_counter() - begun
+
+
+def _settle(model: ElasticModel) -> None:
+    while model.moving:
+        model.safe_point()
+    if model.last_error is not None:
+        raise RuntimeError(model.last_error)

@@ -1,0 +1,18 @@
+"""The suites by name, in the order in which they run."""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from bench.row import Row
+from bench.session import Session
+from bench.suites import batch, context, decode, load, memory, prefill, swap
+
+SUITES: Final[Mapping[str, Callable[[Session], list[Row]]]] = {
+    "decode": decode.run,
+    "prefill": prefill.run,
+    "batch": batch.run,
+    "context": context.run,
+    "load": load.run,
+    "memory": memory.run,
+    "swap": swap.run,
+}

@@ -1,0 +1,75 @@
+"""What moving costs the reader, and how fast memory comes back."""
+
+from typing import Final
+
+from bench.figures import Figure, by_key, over_baseline, percentile
+from bench.row import Row
+from bench.session import Session
+
+_SHARE: Final = 0.99
+_FASTEST_ROUNDS: Final = 5
+Samples = list[tuple[int, float]]
+"""(position, seconds) of every token."""
+
+
+def run(session: Session) -> list[Row]:
+    """Sweeps from 8 to 4 bits and back, one step per token, beside the same tokens when nothing moves."""
+    last = session.uniform_position(4)
+    paced: Samples = []
+    steady: Samples = []
+    with session.ours() as (engine, _):
+        engine.ask("give_back", last=last)  # brings the files into the page cache, and the code into memory
+        for _ in range(session.scale.sweeps):
+            paced += engine.ask("paced_sweep", last=last)
+            steady += engine.ask("steady_sweep", last=last)
+        moves = [engine.ask("give_back", last=last) for _ in range(_FASTEST_ROUNDS)]
+    sweeps = f"{session.scale.sweeps} sweeps 0 to {last} to 0 (8 to 4 bits), {len(paced)} tokens, one step per token"
+    return [
+        *_pauses(sweeps, paced, steady),
+        _speed("given back", last, [move["freed"] / move["down"] for move in moves]),
+        _speed("taken again, 4 to 8 bits", last, [move["freed"] / move["up"] for move in moves]),
+    ]
+
+
+def _pauses(sweeps: str, paced: Samples, steady: Samples) -> list[Row]:
+    milliseconds = {"paced": [1000 * value for _, value in paced], "steady": [1000 * value for _, value in steady]}
+    baseline = {position: Figure.of(values).median for position, values in by_key(steady).items()}
+    relative = percentile(over_baseline(paced, baseline), _SHARE)
+    steady_relative = percentile(over_baseline(steady, baseline), _SHARE)
+    same = "the same positions, nothing moves"
+    return [
+        Row(
+            f"swap, {sweeps}: time between tokens, p99",
+            "ms",
+            Figure.exact(percentile(milliseconds["paced"], _SHARE)),
+            Figure.exact(percentile(milliseconds["steady"], _SHARE)),
+            same,
+            less_is_better=True,
+        ),
+        Row(
+            "swap, same sweeps: time between tokens, median",
+            "ms",
+            Figure.exact(percentile(milliseconds["paced"], 0.5)),
+            Figure.exact(percentile(milliseconds["steady"], 0.5)),
+            same,
+            less_is_better=True,
+        ),
+        Row(
+            "swap, same sweeps: each token over the steady median at its position, p99",
+            "times",
+            Figure.exact(relative),
+            Figure.exact(steady_relative),
+            same,
+            less_is_better=True,
+        ),
+    ]
+
+
+def _speed(what: str, last: int, rates: list[float]) -> Row:
+    return Row(
+        f"swap, 0 to {last} unpaced, files in the page cache: {what}",
+        "MB/s",
+        Figure.of([rate / 1e6 for rate in rates]),
+        None,
+        "nothing: no peer resizes a live model",
+    )

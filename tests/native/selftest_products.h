@@ -1,0 +1,220 @@
+// Weights, rounded activations and their products, against sums in double precision.
+#pragma once
+
+#include "selftest_matrix.h"
+
+namespace selftest {
+
+// Rounded rows with the memory that they take.
+struct RoundedRows {
+  Guarded<int8_t> codes;
+  Guarded<float> scales;
+  Guarded<int32_t> sums;
+  fq::Inputs x;
+
+  RoundedRows(int rows, int units)
+      : codes(int64_t{kUnitRows} * rows * units), scales(int64_t{1} * rows * units), sums(int64_t{1} * rows * units),
+        x{codes.data(), scales.data(), sums.data(), units, rows} {}
+
+  // Where unit `unit` of a row lies: rows in blocks of 8, a block of n rows as [units][n].
+  int64_t place(int row, int unit) const {
+    const int first = row / 8 * 8, in_block = x.rows - first < 8 ? x.rows - first : 8;
+    return int64_t{1} * first * x.units + int64_t{1} * unit * in_block + row % 8;
+  }
+};
+
+inline void check_weights(const Kernels& kernels, const TestMatrix& t, const TestMatrix::Packed& p) {
+  const int blocks = t.columns / kLanes;
+  Guarded<float> floats(int64_t{kLanes} * t.in);
+  Guarded<uint16_t> halves(int64_t{t.columns} * t.in), bfloats(int64_t{kLanes} * t.in);
+  for (int block = 0; block < blocks; ++block) {
+    kernels.dequantize_block(p.m, block, 0, floats.data(), kLanes);
+    kernels.dequantize_block(p.m, block, 1, halves.data() + kLanes * block, t.columns);
+    kernels.dequantize_block(p.m, block, 2, bfloats.data(), kLanes);
+    for (int row = 0; row < t.in; ++row) {
+      for (int i = 0; i < kLanes; ++i) {
+        const double weight = as_half(t.code(row, block * kLanes + i) * t.scale(row, block * kLanes + i));
+        CHECK(floats[row * kLanes + i] == weight);
+        CHECK(half_value(halves[int64_t{row} * t.columns + block * kLanes + i]) == weight);
+        CHECK(bfloat_value(bfloats[row * kLanes + i]) == as_bfloat(weight));
+      }
+    }
+  }
+}
+
+// `x` [rows][in] in the model's order, rounded for the matrix in pieces of a few units.
+inline RoundedRows round_rows(const Kernels& kernels, const TestMatrix::Packed& p, const float* x, int rows,
+                              const float* weight, float inverse) {
+  RoundedRows rounded(rows, p.m.units);
+  Random random(7);
+  for (int row = 0; row < rows; ++row) {
+    for (int first = 0; first < p.m.units;) {
+      const int last = first + 1 + random.below(p.m.units - first);
+      kernels.round_units(p.m, x + int64_t{row} * p.m.in, weight, inverse, row, first, last, rounded.x);
+      first = last;
+    }
+  }
+  return rounded;
+}
+
+inline void check_rounding(const TestMatrix& t, const RoundedRows& rounded, const float* x, const float* weight,
+                           float inverse) {
+  for (int row = 0; row < rounded.x.rows; ++row) {
+    for (size_t unit = 0; unit < t.units.size(); ++unit) {
+      const int64_t place = rounded.place(row, static_cast<int>(unit));
+      const double scale = rounded.scales[place];
+      double largest = 0;
+      int sum = 0;
+      for (int i = 0; i < kUnitRows; ++i) {
+        const int code = rounded.codes[place * kUnitRows + i];
+        sum += code;
+        if (i >= t.units[unit].rows) {
+          CHECK(code == 0);
+          continue;
+        }
+        const int input = t.perm[static_cast<size_t>(t.units[unit].first_row + i)];
+        double value = x[int64_t{row} * t.in + input];
+        if (weight) value *= static_cast<double>(inverse) * weight[input];
+        if (fabs(value) > largest) largest = fabs(value);
+        CHECK(code >= -127 && code <= 127);
+        CHECK_NEAR(code * scale, value, scale / 2 + scale * 1e-4);
+      }
+      CHECK_NEAR(scale, largest / 127, largest * 1e-8);
+      CHECK(rounded.sums[place] == -sum);
+    }
+  }
+}
+
+inline void check_products(const Kernels& kernels, const TestMatrix& t, const TestMatrix::Packed& p,
+                           const RoundedRows& rounded) {
+  const int rows = rounded.x.rows;
+  for (int row_block = 0; row_block * 8 < rows; ++row_block) {
+    const int in_block = rows - row_block * 8 < 8 ? rows - row_block * 8 : 8;
+    Guarded<float> sums(int64_t{kLanes} * in_block), alone(kLanes);
+    for (int block = 0; block < t.columns / kLanes; ++block) {
+      kernels.multiply(p.m, rounded.x, row_block, block, sums.data());
+      for (int r = 0; r < in_block; ++r) {
+        const int row = row_block * 8 + r;
+        for (int i = 0; i < kLanes; ++i) {
+          const int column = block * kLanes + i;
+          double sum = t.bias(column), size = fabs(sum);
+          for (size_t unit = 0; unit < t.units.size(); ++unit) {
+            const Unit& u = t.units[unit];
+            const int64_t place = rounded.place(row, static_cast<int>(unit));
+            int64_t product = 0, products = 0;
+            for (int k = 0; k < u.rows; ++k) {
+              const int term = t.code(u.first_row + k, column) * rounded.codes[place * kUnitRows + k];
+              product += term;
+              products += abs(term);
+            }
+            const double scale = t.scale(u.first_row, column) * rounded.scales[place];
+            sum += static_cast<double>(product) * scale;
+            size += static_cast<double>(products) * scale;
+          }
+          CHECK_NEAR(sums[r * kLanes + i], sum, 1e-5 * size);
+        }
+        // The same row by itself.
+        RoundedRows one(1, rounded.x.units);
+        for (int unit = 0; unit < rounded.x.units; ++unit) {
+          const int64_t place = rounded.place(row, unit);
+          memcpy(&one.codes[int64_t{unit} * kUnitRows], &rounded.codes[place * kUnitRows], kUnitRows);
+          one.scales[unit] = rounded.scales[place];
+          one.sums[unit] = rounded.sums[place];
+        }
+        kernels.multiply(p.m, one.x, 0, block, alone.data());
+        CHECK(same_bits(alone.data(), &sums[r * kLanes], kLanes));
+      }
+    }
+  }
+}
+
+inline void check_exact_products(const Kernels& kernels, const TestMatrix& t, const TestMatrix::Packed& p,
+                                 const float* x) {
+  Guarded<float> sums(kLanes);
+  for (int block = 0; block < t.columns / kLanes; ++block) {
+    kernels.multiply_exact(p.m, x, block, sums.data());
+    for (int i = 0; i < kLanes; ++i) {
+      const int column = block * kLanes + i;
+      double sum = t.bias(column), size = fabs(sum);
+      for (int row = 0; row < t.in; ++row) {
+        const double term = t.code(row, column) * t.scale(row, column) * x[t.perm[static_cast<size_t>(row)]];
+        sum += term;
+        size += fabs(term);
+      }
+      CHECK_NEAR(sums[i], sum, 1e-5 * size);
+    }
+  }
+}
+
+// Random matrices and rows.
+inline void check_matrices(const Kernels& kernels) {
+  Random random(1);
+  int number = 0;
+  for (const Plan& plan : plans()) {
+    snprintf(subject, sizeof subject, "%s, matrix %d of %d bits first", kernels.name, number, plan.groups[0].bits);
+    const TestMatrix t(plan, random);
+    const TestMatrix::Packed p = t.pack(kernels), reference = t.pack(fq::kPortableKernels);
+    CHECK(p.codes.same_bits(reference.codes));
+    check_weights(kernels, t, p);
+
+    // Every number of rows gets its turn; 19 are three blocks.
+    const int rows = number % 9 == 8 ? 19 : number % 9 + 1;
+    Guarded<float> x = random_floats(random, int64_t{rows} * t.in, 3.0f);
+    const Unit& empty = t.units[static_cast<size_t>(random.below(static_cast<int>(t.units.size())))];
+    for (int i = 0; i < empty.rows; ++i) x[t.perm[static_cast<size_t>(empty.first_row + i)]] = 0;
+    check_exact_products(kernels, t, p, x.data());
+
+    const Guarded<float> weight = random_floats(random, t.in);
+    for (const float* norm : {static_cast<const float*>(nullptr), weight.data()}) {
+      const float inverse = norm ? 0.37f : 1.0f;
+      const RoundedRows rounded = round_rows(kernels, p, x.data(), rows, norm, inverse);
+      check_rounding(t, rounded, x.data(), norm, inverse);
+      const RoundedRows others = round_rows(fq::kPortableKernels, p, x.data(), rows, norm, inverse);
+      CHECK(rounded.codes.same_bits(others.codes) && rounded.scales.same_bits(others.scales) &&
+            rounded.sums.same_bits(others.sums));
+      check_products(kernels, t, p, rounded);
+    }
+    ++number;
+  }
+}
+
+// Products of the largest numbers there are: sums of 16 bits would overflow.
+inline void check_extremes(const Kernels& kernels) {
+  Random random(2);
+  for (int bits : {2, 3, 4, 5, 6, 8}) {
+    for (int code = 0; code < 2; ++code) {
+      snprintf(subject, sizeof subject, "%s, %s codes of %d bits", kernels.name, code ? "largest" : "smallest", bits);
+      const TestMatrix t({{{bits, 64, 2}}, 16, false, 1.0f, code}, random);
+      const TestMatrix::Packed p = t.pack(kernels);
+      RoundedRows rounded(5, p.m.units);
+      for (int row = 0; row < 5; ++row) {
+        for (int unit = 0; unit < p.m.units; ++unit) {
+          const int64_t place = rounded.place(row, unit);
+          rounded.scales[place] = 0.5f;
+          for (int i = 0; i < kUnitRows; ++i) {
+            // All positive, all negative, and signs that cancel within pairs, between pairs and between groups of 4.
+            const int sign = row == 0 ? 1 : row == 1 ? -1 : (i >> (row - 2)) % 2 ? -1 : 1;
+            rounded.codes[place * kUnitRows + i] = static_cast<int8_t>(127 * sign);
+            rounded.sums[place] -= 127 * sign;
+          }
+        }
+      }
+      check_products(kernels, t, p, rounded);
+    }
+  }
+}
+
+// A unit of numbers so small that their inverse overflows: nearly zero is right, anything else is not.
+inline void check_tiny_activations(const Kernels& kernels) {
+  snprintf(subject, sizeof subject, "%s, tiny activations", kernels.name);
+  Random random(3);
+  const TestMatrix t({{{8, 32, 2}, {4, 32, 2}}, 16}, random);
+  const TestMatrix::Packed p = t.pack(kernels);
+  Guarded<float> x(t.in), sums(kLanes);
+  for (int i = 0; i < t.in; ++i) x[i] = i % 3 ? ldexpf(random.value(), -126) : 0.0f;
+  const RoundedRows rounded = round_rows(kernels, p, x.data(), 1, nullptr, 1.0f);
+  kernels.multiply(p.m, rounded.x, 0, 0, sums.data());
+  for (int i = 0; i < kLanes; ++i) CHECK_NEAR(sums[i], 0, 1e-25);
+}
+
+}  // namespace selftest
