@@ -85,6 +85,7 @@ def random_ensemble(
     *,
     bits: Sequence[int] = (8, 3),
     transitions: Sequence[Sequence[tuple[str, int, int]]] | None = None,
+    shared_orders: bool = False,
     seed: int = 0,
 ) -> Path:
     """Write an ensemble of random weights.
@@ -95,6 +96,8 @@ def random_ensemble(
         bits: Width of all codes of each level, descending.
         transitions: Moves (module, from variant, to variant) of each transition; by default the modules go down one
             by one, first all to the second level, then all to the third.
+        shared_orders: Layers with the same inputs take them in the same order, at every level, as in ensembles that
+            our builder makes; otherwise every layer has an order of its own.
         seed: Of the weights.
     """
     rng = np.random.default_rng(seed)
@@ -106,7 +109,8 @@ def random_ensemble(
         store.mkdir(parents=True)
         quantized: Tensors = {}
         for key, (inputs, outputs) in shape.linears().items():
-            tensors = _exl2(rng, key, inputs, outputs, width)
+            order = _order(key, inputs, seed) if shared_orders else rng.permutation(inputs)
+            tensors = _exl2(rng, key, order, outputs, width)
             size = sum(tensor.nbytes for tensor in tensors.values())
             variants[key].append(Variant(level=name, tensors=list(tensors), bytes=size))
             quantized |= tensors
@@ -186,8 +190,17 @@ def _common(rng: np.random.Generator, shape: Shape) -> Tensors:
 _NORMS = ("input", "post_attention")
 
 
-def _exl2(rng: np.random.Generator, key: str, inputs: int, outputs: int, bits: int) -> Tensors:
+def _order(key: str, inputs: int, seed: int) -> NDArray[np.int64]:
+    """The order of a layer's inputs, the same for layers with the same inputs."""
+    for name in ("k_proj", "v_proj"):
+        key = key.replace(name, "q_proj")
+    source = key.replace("up_proj", "gate_proj")
+    return np.random.default_rng([seed, *source.encode()]).permutation(inputs)
+
+
+def _exl2(rng: np.random.Generator, key: str, order: NDArray[np.int64], outputs: int, bits: int) -> Tensors:
     """A layer of uniformly random codes whose products keep the variance of their inputs."""
+    inputs = len(order)
     padded = -(-outputs // 32) * 32
     groups, words = inputs // _GROUP, _GROUP * bits // 32
     spread = 2**bits / math.sqrt(12)  # of uniform codes
@@ -198,7 +211,7 @@ def _exl2(rng: np.random.Generator, key: str, inputs: int, outputs: int, bits: i
         f"{key}.q_scale": np.frombuffer(rng.bytes(groups * padded // 2), np.int32).reshape(groups, -1),
         f"{key}.q_scale_max": np.full(groups, largest, np.float16),
         f"{key}.q_groups": table.astype(np.uint16).view(np.int16),
-        f"{key}.q_invperm": rng.permutation(inputs).astype(np.int32),
+        f"{key}.q_invperm": order.astype(np.int32),
     }
 
 

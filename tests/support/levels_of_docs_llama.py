@@ -117,7 +117,9 @@ def write_levels(folder: Path) -> Ensemble:
         architecture=config.architecture,
         method="exl2",
         parameters=sum(shape.in_features * shape.out_features for shape in config.linears()),
-        levels=[Level(name=name, bits=float(name), bits_per_weight=float(name), store=f"levels/{name}") for name in LEVELS],
+        levels=[
+            Level(name=name, bits=float(name), bits_per_weight=float(name), store=f"levels/{name}") for name in LEVELS
+        ],
         modules=modules,
         sequences={"default": _sequence(modules, fixed)},
         default_sequence="default",
@@ -147,6 +149,8 @@ def _sequence(modules: Sequence[Module], fixed: int) -> TransitionSequence:
             Transition(moves=[Move(module=module.name, from_variant=step, to_variant=step + 1) for module in modules])
             for step in steps
         ],
-        footprint_bytes=[fixed + sum(module.variants[level].bytes for module in modules) for level in range(len(LEVELS))],
+        footprint_bytes=[
+            fixed + sum(module.variants[level].bytes for module in modules) for level in range(len(LEVELS))
+        ],
         quality=[Quality(perplexity=1.0, kl=0.0)] * len(LEVELS),
     )

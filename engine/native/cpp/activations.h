@@ -64,21 +64,15 @@ static void rms_norm_row(const float* x, const float* weight, float* out, int n,
   }
 }
 
-// Inputs perm[0..n) of a row as values[32], zeros behind; with a norm, times inverse_rms and its weight.
-FQ_INLINE void gather_unit(const float* row, const float* weight, float inverse, const int32_t* perm, int n,
-                           Floats values[2]) {
+// Inputs perm[0..n) of a row as values[32], zeros behind.
+FQ_INLINE void gather_unit(const float* row, const int32_t* perm, int n, Floats values[2]) {
   if (n == kUnitRows) {
-    for (int h = 0; h < 2; ++h) {
-      values[h] = gather(row, perm + kLanes * h);
-      if (weight) values[h] = mul(mul(values[h], splat_float(inverse)), gather(weight, perm + kLanes * h));
-    }
+    values[0] = gather(row, perm);
+    values[1] = gather(row, perm + kLanes);
     return;
   }
   alignas(64) float part[kUnitRows] = {};
-  for (int i = 0; i < n; ++i) {
-    const float value = row[perm[i]];
-    part[i] = weight ? value * inverse * weight[perm[i]] : value;
-  }
+  for (int i = 0; i < n; ++i) part[i] = row[perm[i]];
   values[0] = load(part);
   values[1] = load(part + kLanes);
 }
@@ -129,14 +123,13 @@ struct UnitWalk {
 };
 
 // Round units [first, last) of one row for the matrix `m`: codes = round(x / scale), scale = max|x| / 127 of the unit.
-static void round_units(const Matrix& m, const float* row, const float* weight, float inverse, int r, int first, int last,
-                        const Inputs& out) {
+static void round_units(const Matrix& m, const float* row, int r, int first, int last, const Inputs& out) {
   const int block = r / kRowBlock, in_block = r % kRowBlock, block_rows = rows_of_block(out, block);
   UnitWalk walk{m};
   walk.skip(first);
   for (int unit = first; unit < last; ++unit) {
     Floats values[2];
-    gather_unit(row, weight, inverse, m.perm + walk.row, walk.rows(), values);
+    gather_unit(row, m.perm + walk.row, walk.rows(), values);
     walk.next();
     const float largest = max_of(maximum(absolute(values[0]), absolute(values[1])));
     const float scale = largest / 127.0f;

@@ -23,14 +23,24 @@ FQ_INLINE Floats load_kv(const void* base, int64_t i, int n) {
   }
 }
 
-// out [kN][64] = queries [kN][head_dim] times keys [head_dim][64].
+// Ask for two cache lines (one token or dimension, more or less) of what is needed next, in the second-level cache: the
+// first one is full with what is needed now.
+template <bool kHalf>
+FQ_INLINE void prefetch_row(const void* next, int i, int64_t row_items) {
+  const uint8_t* row = static_cast<const uint8_t*>(next) + i * row_items * (kHalf ? 2 : 4);
+  __builtin_prefetch(row, 0, 2);
+  __builtin_prefetch(row + 64, 0, 2);
+}
+
+// out [kN][64] = queries [kN][head_dim] times keys [head_dim][64]; `next` are the keys that come after these.
 template <bool kHalf, int kN>
-static void score(const float* const queries[kN], const void* keys, int head_dim, float* out) {
+static void score(const float* const queries[kN], const void* keys, const void* next, int head_dim, float* out) {
   Floats sums[kN][4];
   for (int q = 0; q < kN; ++q)
     for (int j = 0; j < 4; ++j) sums[q][j] = zero();
   for (int d = 0; d < head_dim; ++d) {
     Floats key[4];
+    prefetch_row<kHalf>(next, d, kPageTokens);
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) key[j] = load_kv<kHalf>(keys, static_cast<int64_t>(d) * kPageTokens + j * kLanes, kLanes);
 #pragma GCC unroll 4
@@ -44,9 +54,11 @@ static void score(const float* const queries[kN], const void* keys, int head_dim
     for (int j = 0; j < 4; ++j) store(out + q * kPageTokens + j * kLanes, sums[q][j]);
 }
 
-// out [kN][head_dim] = out * keep + weights [kN][64] times the first `tokens` values [64][head_dim].
+// out [kN][head_dim] = out * keep + weights [kN][64] times the first `tokens` values [64][head_dim]; `next` are the
+// values that come after these.
 template <bool kHalf, int kN>
-static void blend(const float* weights, const void* values, int tokens, int head_dim, const float* keep, float* const out[kN]) {
+static void blend(const float* weights, const void* values, const void* next, int tokens, int head_dim, const float* keep,
+                  float* const out[kN]) {
   for (int d = 0; d < head_dim; d += 4 * kLanes) {
     Floats sums[kN][4];
     int n[4];
@@ -58,6 +70,7 @@ static void blend(const float* weights, const void* values, int tokens, int head
     if (n[3] == kLanes) {
       for (int t = 0; t < tokens; ++t) {
         Floats value[4];
+        prefetch_row<kHalf>(next, t, head_dim);
 #pragma GCC unroll 4
         for (int j = 0; j < 4; ++j) value[j] = load_kv<kHalf>(values, static_cast<int64_t>(t) * head_dim + d + j * kLanes, kLanes);
 #pragma GCC unroll 4
@@ -99,7 +112,9 @@ static void attend_block(const QueryBlock& b, const uint64_t* pages, int64_t key
   }
   for (int64_t page = 0; page * kPageTokens < most; ++page) {
     const uint8_t* base = reinterpret_cast<const uint8_t*>(pages[page]);
-    score<kHalf, kN>(b.query, base + key_offset, head_dim, scores);
+    const bool more = (page + 1) * kPageTokens < most;
+    const uint8_t* next = more ? reinterpret_cast<const uint8_t*>(pages[page + 1]) : base;
+    score<kHalf, kN>(b.query, base + key_offset, next + key_offset, head_dim, scores);
     const int64_t rest = most - page * kPageTokens;
     for (int q = 0; q < kN; ++q) {
       float* of_query = scores + q * kPageTokens;
@@ -120,7 +135,7 @@ static void attend_block(const QueryBlock& b, const uint64_t* pages, int64_t key
       total[q] = total[q] * keep[q] + sum_of(sum);
     }
     const int tokens = static_cast<int>(rest < kPageTokens ? rest : kPageTokens);
-    blend<kHalf, kN>(scores, base + value_offset, tokens, head_dim, keep, b.out);
+    blend<kHalf, kN>(scores, base + value_offset, next + value_offset, tokens, head_dim, keep, b.out);
   }
   for (int q = 0; q < kN; ++q) {
     const Floats inverse = splat_float(1.0f / total[q]);

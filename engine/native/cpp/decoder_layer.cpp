@@ -3,12 +3,13 @@
 #include <math.h>
 
 #include <algorithm>
+#include <vector>
 
 namespace fq {
 
 namespace {
 
-constexpr int kUnitsPerItem = 64;         // of activations to round
+constexpr int kUnitsPerItem = 32;         // of activations to round
 constexpr int64_t kItemBytes = 64 << 10;  // of weights that one item goes through, about
 constexpr int kLeastSpan = 2, kMostSpan = 16;  // blocks of an item
 constexpr int kQueriesPerItem = 64;
@@ -66,8 +67,13 @@ struct Rounding {
   void run(const Kernels& kernels, const Shape& shape, int item) const {
     const int row = item / chunks(), first = item % chunks() * kUnitsPerItem;
     const float* source = rows + row * stride;
-    const float inverse = norm ? kernels.inverse_rms(source, shape.hidden, shape.norm_eps) : 1.0f;
-    kernels.round_units(*m, source, norm, inverse, row, first, std::min(x.units, first + kUnitsPerItem), x);
+    if (norm) {  // once more in every item: that costs less than waiting for another thread to do it
+      static thread_local std::vector<float> normed;
+      if (normed.size() < static_cast<size_t>(shape.hidden)) normed.resize(static_cast<size_t>(shape.hidden));
+      kernels.rms_norm_row(source, norm, normed.data(), shape.hidden, shape.norm_eps);
+      source = normed.data();
+    }
+    kernels.round_units(*m, source, row, first, std::min(x.units, first + kUnitsPerItem), x);
   }
 };
 

@@ -13,4 +13,4 @@
 
 #define FQ_KERNELS(name) \
   {name, FQ_ISA::multiply, FQ_ISA::multiply_exact, FQ_ISA::dequantize_block, FQ_ISA::repack, FQ_ISA::round_units, \
-   FQ_ISA::inverse_rms, FQ_ISA::rms_norm_row, FQ_ISA::swiglu_row, FQ_ISA::rotate_heads, FQ_ISA::attend, FQ_ISA::append}
+   FQ_ISA::rms_norm_row, FQ_ISA::swiglu_row, FQ_ISA::rotate_heads, FQ_ISA::attend, FQ_ISA::append}

@@ -22,7 +22,10 @@ FQ_INLINE void add_unit(const Ints codes[8], const Inputs& x, int64_t place, Flo
   }
 }
 
-constexpr int kAhead = 1024;  // bytes; with several rows, the arithmetic hides too little of the memory's latency
+// Bytes ahead at which weights are asked for, into the second-level cache. Measured: with several rows, or with narrow
+// codes, so much arithmetic lies between two loads that the processor by itself does not look far enough ahead; with
+// one row of wide codes it does, and asking costs.
+constexpr int kAhead = 4096;
 
 // Add the units of a run to sums [kRows][16], for the rows of one row block and the columns of one block.
 template <int kRows, int kBits>
@@ -38,8 +41,8 @@ static void multiply_run(const Matrix& m, const Run& run, const Inputs& x, int64
     int rows = run.rows_per_group;
     for (; rows >= kUnitRows; rows -= kUnitRows, planes += 64 * kBits, place += kRows) {
       Ints codes[8];
-      if constexpr (kRows > 1) {
-        for (int i = 0; i < kBits; ++i) __builtin_prefetch(planes + kAhead + 64 * i);
+      if constexpr (kRows > 1 || kBits < 4) {
+        for (int i = 0; i < kBits; ++i) __builtin_prefetch(planes + kAhead + 64 * i, 0, 2);
       }
       unpack<kBits>(planes, codes);
       add_unit<kRows, kBits>(codes, x, place, scale, acc);
