@@ -17,7 +17,11 @@ constexpr int kNothingLeft = -1;
 constexpr int kOutdated = -2;
 
 uint64_t generation_of(uint64_t word) { return word >> (2 * kCountBits); }
-uint64_t word_of(uint64_t generation) { return (generation & kGenerationMask) << (2 * kCountBits); }
+uint64_t limit_of(uint64_t word) { return word >> kCountBits & kCountMask; }
+uint64_t count_of(uint64_t word) { return word & kCountMask; }
+uint64_t word_of(uint64_t generation, int64_t limit, int64_t count) {
+  return generation << (2 * kCountBits) | static_cast<uint64_t>(limit) << kCountBits | static_cast<uint64_t>(count);
+}
 
 void pause() {
 #if defined(__x86_64__)
@@ -29,8 +33,8 @@ void pause() {
 
 }  // namespace
 
-Pool::Pool(int threads) {
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { serve(); });
+Pool::Pool(int threads) : threads_(threads), ranges_(new Word[static_cast<size_t>(threads) * kMaxPhases]) {
+  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { serve(i); });
 }
 
 Pool::~Pool() {
@@ -47,8 +51,11 @@ void Pool::run(Work work, void* context, const int* items, int phases) {
   const uint64_t generation = (generation_.load(std::memory_order_relaxed) + 1) & kGenerationMask;
   // The words first: from here on nothing of the last job can be claimed, so its context may be forgotten.
   for (int p = 0; p < phases; ++p) {
-    phases_[p].done.store(word_of(generation));
-    phases_[p].claims.store(word_of(generation) | static_cast<uint64_t>(items[p]) << kCountBits);
+    done_[p].value.store(word_of(generation, items[p], 0));
+    for (int t = 0; t < threads_; ++t) {
+      const int64_t first = int64_t{items[p]} * t / threads_, end = int64_t{items[p]} * (t + 1) / threads_;
+      range(p, t).value.store(word_of(generation, end, first));
+    }
   }
   work_.store(work, std::memory_order_relaxed);
   context_.store(context, std::memory_order_relaxed);
@@ -58,14 +65,14 @@ void Pool::run(Work work, void* context, const int* items, int phases) {
     { std::lock_guard<std::mutex> sleeping(sleep_); }
     wake_.notify_all();
   }
-  work_through(generation, true);
+  work_through(generation, 0);
 }
 
-void Pool::serve() {
+void Pool::serve(int me) {
   uint64_t last = 0;
   while (!ending_.load(std::memory_order_relaxed)) {
     last = await_job(last);
-    work_through(last, false);
+    work_through(last, me);
   }
 }
 
@@ -82,41 +89,42 @@ uint64_t Pool::await_job(uint64_t last) {
   return generation_.load();
 }
 
-bool Pool::work_through(uint64_t generation, bool owner) {
+void Pool::work_through(uint64_t generation, int me) {
   const Work work = work_.load(std::memory_order_relaxed);
   void* const context = context_.load(std::memory_order_relaxed);
   const int phases = n_phases_.load(std::memory_order_relaxed);
   for (int p = 0; p < phases; ++p) {
     int item;
-    while ((item = claim(phases_[p], generation)) >= 0) {
+    while ((item = claim(p, generation, me)) >= 0) {
       work(context, p, item);
-      phases_[p].done.fetch_add(1, std::memory_order_release);
+      done_[p].value.fetch_add(1, std::memory_order_release);
     }
-    if (item == kOutdated) return false;
-    if (p + 1 == phases && !owner) return true;
-    if (!await_phase(phases_[p], generation)) return false;
-  }
-  return true;
-}
-
-int Pool::claim(Phase& phase, uint64_t generation) {
-  uint64_t word = phase.claims.load(std::memory_order_acquire);
-  while (true) {
-    if (generation_of(word) != generation) return kOutdated;
-    const uint64_t next = word & kCountMask, total = word >> kCountBits & kCountMask;
-    if (next == total) return kNothingLeft;
-    if (phase.claims.compare_exchange_weak(word, word + 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
-      return static_cast<int>(next);
-    }
+    if (item == kOutdated) return;
+    if (p + 1 == phases && me != 0) return;  // only the caller must see the end
+    if (!await_phase(p, generation)) return;
   }
 }
 
-bool Pool::await_phase(Phase& phase, uint64_t generation) {
+int Pool::claim(int phase, uint64_t generation, int me) {
+  for (int i = 0; i < threads_; ++i) {
+    std::atomic<uint64_t>& range_of_thread = range(phase, (me + i) % threads_).value;
+    uint64_t word = range_of_thread.load(std::memory_order_acquire);
+    while (true) {
+      if (generation_of(word) != generation) return kOutdated;
+      if (count_of(word) == limit_of(word)) break;
+      if (range_of_thread.compare_exchange_weak(word, word + 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
+        return static_cast<int>(count_of(word));
+      }
+    }
+  }
+  return kNothingLeft;
+}
+
+bool Pool::await_phase(int phase, uint64_t generation) {
   for (int i = 0;; ++i) {
-    const uint64_t claims = phase.claims.load(std::memory_order_acquire);
-    const uint64_t done = phase.done.load(std::memory_order_acquire);
-    if (generation_of(claims) != generation || generation_of(done) != generation) return false;
-    if ((done & kCountMask) == (claims >> kCountBits & kCountMask)) return true;
+    const uint64_t done = done_[phase].value.load(std::memory_order_acquire);
+    if (generation_of(done) != generation) return false;
+    if (count_of(done) == limit_of(done)) return true;
     if (i < kSpins) {
       pause();
     } else if (i < kSpins + kYields) {
