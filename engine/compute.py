@@ -37,7 +37,7 @@ class ElasticDecoder(Protocol):
         ...
 
     def reconstruct(self, module: str) -> tuple[int, Tensor]:
-        """Variant of a module that is resident, and its weights: fp16 [in_features, padded outputs], packed row order."""
+        """Resident variant of a module, and its weights: fp16 [in_features, padded outputs], packed row order."""
         ...
 
 

@@ -153,8 +153,8 @@ class KVCache:
         """
         layers, kv_heads, head_dim = self.config.layers, self.config.kv_heads, self.config.head_dim
         whole = page.tensor()[: self.page_bytes].view(self.dtype).view(layers, 2, kv_heads, -1)
-        keys = whole[:, 0].unflatten(-1, (head_dim, PAGE_TOKENS)).transpose(-1, -2)
-        return keys, whole[:, 1].unflatten(-1, (PAGE_TOKENS, head_dim))
+        keys = whole[:, 0].view(layers, kv_heads, head_dim, PAGE_TOKENS).transpose(-1, -2)
+        return keys, whole[:, 1].view(layers, kv_heads, PAGE_TOKENS, head_dim)
 
 
 def pages_for(tokens: int) -> int:

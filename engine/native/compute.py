@@ -41,7 +41,7 @@ class NativeCompute:
         return BlockedLayout(spec).size_bytes
 
     def scratch(self, ensemble: Ensemble) -> Mapping[str, int]:
-        """See `Compute`. `staging` is where files are read before they are repacked, `pass` what a chunk computes in."""
+        """See `Compute`. `staging` is where files are read before they are repacked, `pass` where chunks compute."""
         row = 2 * ensemble.config.hidden_size + 2 * ensemble.config.head_dim  # hidden states and rotations, float32
         return {
             "staging": _staging(ensemble),

@@ -77,7 +77,8 @@ def kernel_names() -> list[str]:
     Raises:
         NativeUnavailableError: As `load`.
     """
-    library, names = load(), []
+    library = load()
+    names: list[str] = []
     while name := library.fq_kernels(len(names)):
         names.append(name.decode())
     return names

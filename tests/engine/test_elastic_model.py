@@ -15,8 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexquant.engine.decoder import Segment
 from flexquant.engine.compute import choose_compute
+from flexquant.engine.decoder import Segment
 from flexquant.engine.elastic_model import ElasticModel
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import CheckpointError, ContextLengthError, EnsembleError, MemoryShortError, SwapError

@@ -12,6 +12,29 @@
 
 namespace selftest {
 
+// x [rows][m.in], after a norm if there is one, times a matrix: row by row and block by block.
+inline Guarded<float> times(const Kernels& kernels, const fq::Matrix& m, const float* x, int rows, const float* norm,
+                            float eps) {
+  Guarded<float> out(int64_t{rows} * m.out);
+  for (int row = 0; row < rows; ++row) {
+    RoundedRows one(1, m.units);
+    const float* source = x + int64_t{row} * m.in;
+    Guarded<float> normed(m.in);
+    if (norm) {
+      kernels.rms_norm_row(source, norm, normed.data(), m.in, eps);
+      source = normed.data();
+    }
+    kernels.round_units(m, source, 0, 0, m.units, one.x);
+    for (int block = 0; block * kLanes < m.out; ++block) {
+      float sums[kLanes];
+      kernels.multiply(m, one.x, 0, block, 1, sums);
+      const int width = std::min(kLanes, m.out - block * kLanes);
+      std::copy(sums, sums + width, &out[int64_t{row} * m.out + block * kLanes]);
+    }
+  }
+  return out;
+}
+
 // Rows of a pass: two sequences, of which the first has a history.
 struct TestRows {
   int history, first_rows, second_rows;
@@ -93,24 +116,6 @@ class TestLayer {
     return hidden;
   }
 
-  // rows [rows][m.in] times a matrix.
-  static Guarded<float> times(const Kernels& kernels, const fq::Matrix& m, const float* x, int rows, const float* norm,
-                              float eps) {
-    Guarded<float> out(int64_t{rows} * m.out);
-    for (int row = 0; row < rows; ++row) {
-      RoundedRows one(1, m.units);
-      const float* source = x + int64_t{row} * m.in;
-      kernels.round_units(m, source, norm, norm ? kernels.inverse_rms(source, m.in, eps) : 1.0f, 0, 0, m.units, one.x);
-      for (int block = 0; block * kLanes < m.out; ++block) {
-        float sums[kLanes];
-        kernels.multiply(m, one.x, 0, block, sums);
-        const int width = std::min(kLanes, m.out - block * kLanes);
-        std::copy(sums, sums + width, &out[int64_t{row} * m.out + block * kLanes]);
-      }
-    }
-    return out;
-  }
-
   void step_by_step(const Kernels& kernels, Guarded<float>& hidden, const Guarded<float>& cos,
                     const Guarded<float>& sin, const fq::Segment* segments, int n_segments, int rows) const {
     const int query = shape.heads * shape.head_dim, key = shape.kv_heads * shape.head_dim;
@@ -167,42 +172,33 @@ inline void check_layer(const Kernels& kernels) {
 inline void check_whole_matrices(const Kernels& kernels) {
   snprintf(subject, sizeof subject, "%s, whole matrices", kernels.name);
   Random random(13);
+  constexpr int kRows = 19;
+  constexpr float kEps = 1e-6f;
   const TestMatrix t({{{6, 128, 9}, {4, 40, 1}}, 157, true}, random);
   const TestMatrix::Packed p = t.pack(kernels);
-  const fq::Shape shape = {t.in, 0, 1, 1, 8, 1, 1e-6f, 0};
-  constexpr int kRows = 19;
+  const fq::Shape shape = {t.in, 0, 1, 1, 8, 1, kEps, 0};
   const Guarded<float> norm = random_floats(random, t.in);
-  Guarded<float> x = random_floats(random, int64_t{kRows} * t.in);
+  Guarded<float> x = random_floats(random, int64_t{kRows} * t.in), exact(int64_t{kRows} * t.out);
+  const Guarded<float> plain = times(kernels, p.m, x.data(), kRows, nullptr, 0);
+  const Guarded<float> normed = times(kernels, p.m, x.data(), kRows, norm.data(), kEps);
+  for (int row = 0; row < kRows; ++row) {
+    for (int block = 0; block * kLanes < t.out; ++block) {
+      float sums[kLanes];
+      kernels.multiply_exact(p.m, &x[int64_t{row} * t.in], block, sums);
+      std::copy(sums, sums + std::min(kLanes, t.out - block * kLanes), &exact[int64_t{row} * t.out + block * kLanes]);
+    }
+  }
   Guarded<uint8_t> scratch(fq::rounded_bytes(kRows, p.m.units));
   for (int threads : {1, 3}) {
     fq::Pool pool(threads);
-    for (int kind = 0; kind < 3; ++kind) {
-      Guarded<float> out(int64_t{kRows} * t.out);
-      if (kind == 2) {
-        const fq::Pass pass = {kernels, pool, shape, kRows, x.data(), nullptr, nullptr, nullptr, 0, scratch.data()};
-        fq::run_head(pass, p.m, norm.data(), out.data());
-      } else {
-        fq::run_matrix(kernels, pool, p.m, x.data(), kRows, kind == 1, out.data(), scratch.data());
-      }
-      for (int row = 0; row < kRows; ++row) {
-        const float* source = &x[int64_t{row} * t.in];
-        RoundedRows one(1, p.m.units);
-        if (kind != 1) {
-          const float inverse = kind == 2 ? kernels.inverse_rms(source, t.in, 1e-6f) : 1.0f;
-          kernels.round_units(p.m, source, kind == 2 ? norm.data() : nullptr, inverse, 0, 0, p.m.units, one.x);
-        }
-        for (int block = 0; block * kLanes < t.out; ++block) {
-          float sums[kLanes];
-          if (kind == 1) {
-            kernels.multiply_exact(p.m, source, block, sums);
-          } else {
-            kernels.multiply(p.m, one.x, 0, block, sums);
-          }
-          const int width = std::min(kLanes, t.out - block * kLanes);
-          CHECK(same_bits(sums, &out[int64_t{row} * t.out + block * kLanes], width));
-        }
-      }
-    }
+    Guarded<float> out(exact.size());
+    fq::run_matrix(kernels, pool, p.m, x.data(), kRows, true, out.data(), scratch.data());
+    CHECK(out.same_bits(exact));
+    fq::run_matrix(kernels, pool, p.m, x.data(), kRows, false, out.data(), scratch.data());
+    CHECK(out.same_bits(plain));
+    const fq::Pass pass = {kernels, pool, shape, kRows, x.data(), nullptr, nullptr, nullptr, 0, scratch.data()};
+    fq::run_head(pass, p.m, norm.data(), out.data());
+    CHECK(out.same_bits(normed));
   }
 }
 

@@ -1,6 +1,8 @@
 // Weights, rounded activations and their products, against sums in double precision.
 #pragma once
 
+#include <algorithm>
+
 #include "selftest_matrix.h"
 
 namespace selftest {
@@ -43,22 +45,20 @@ inline void check_weights(const Kernels& kernels, const TestMatrix& t, const Tes
 }
 
 // `x` [rows][in] in the model's order, rounded for the matrix in pieces of a few units.
-inline RoundedRows round_rows(const Kernels& kernels, const TestMatrix::Packed& p, const float* x, int rows,
-                              const float* weight, float inverse) {
+inline RoundedRows round_rows(const Kernels& kernels, const TestMatrix::Packed& p, const float* x, int rows) {
   RoundedRows rounded(rows, p.m.units);
   Random random(7);
   for (int row = 0; row < rows; ++row) {
     for (int first = 0; first < p.m.units;) {
       const int last = first + 1 + random.below(p.m.units - first);
-      kernels.round_units(p.m, x + int64_t{row} * p.m.in, weight, inverse, row, first, last, rounded.x);
+      kernels.round_units(p.m, x + int64_t{row} * p.m.in, row, first, last, rounded.x);
       first = last;
     }
   }
   return rounded;
 }
 
-inline void check_rounding(const TestMatrix& t, const RoundedRows& rounded, const float* x, const float* weight,
-                           float inverse) {
+inline void check_rounding(const TestMatrix& t, const RoundedRows& rounded, const float* x) {
   for (int row = 0; row < rounded.x.rows; ++row) {
     for (size_t unit = 0; unit < t.units.size(); ++unit) {
       const int64_t place = rounded.place(row, static_cast<int>(unit));
@@ -73,9 +73,8 @@ inline void check_rounding(const TestMatrix& t, const RoundedRows& rounded, cons
           continue;
         }
         const int input = t.perm[static_cast<size_t>(t.units[unit].first_row + i)];
-        double value = x[int64_t{row} * t.in + input];
-        if (weight) value *= static_cast<double>(inverse) * weight[input];
-        if (fabs(value) > largest) largest = fabs(value);
+        const double value = x[int64_t{row} * t.in + input];
+        largest = std::max(largest, fabs(value));
         CHECK(code >= -127 && code <= 127);
         CHECK_NEAR(code * scale, value, scale / 2 + scale * 1e-4);
       }
@@ -85,44 +84,51 @@ inline void check_rounding(const TestMatrix& t, const RoundedRows& rounded, cons
   }
 }
 
+// 16 sums of a row and a block of columns, and the same from the row by itself.
+inline void check_sums(const Kernels& kernels, const TestMatrix& t, const TestMatrix::Packed& p,
+                       const RoundedRows& rounded, int row, int block, const float* sums) {
+  for (int i = 0; i < kLanes; ++i) {
+    const int column = block * kLanes + i;
+    double sum = t.bias(column), size = fabs(sum);
+    for (size_t unit = 0; unit < t.units.size(); ++unit) {
+      const Unit& u = t.units[unit];
+      const int64_t place = rounded.place(row, static_cast<int>(unit));
+      int product = 0, products = 0;
+      for (int k = 0; k < u.rows; ++k) {
+        const int term = t.code(u.first_row + k, column) * rounded.codes[place * kUnitRows + k];
+        product += term;
+        products += abs(term);
+      }
+      const double scale = t.scale(u.first_row, column) * rounded.scales[place];
+      sum += product * scale;
+      size += products * scale;
+    }
+    CHECK_NEAR(sums[i], sum, 1e-5 * size);
+  }
+  RoundedRows one(1, rounded.x.units);
+  for (int unit = 0; unit < rounded.x.units; ++unit) {
+    const int64_t place = rounded.place(row, unit);
+    memcpy(&one.codes[int64_t{unit} * kUnitRows], &rounded.codes[place * kUnitRows], kUnitRows);
+    one.scales[unit] = rounded.scales[place];
+    one.sums[unit] = rounded.sums[place];
+  }
+  Guarded<float> alone(kLanes);
+  kernels.multiply(p.m, one.x, 0, block, 1, alone.data());
+  CHECK(same_bits(alone.data(), sums, kLanes));
+}
+
 inline void check_products(const Kernels& kernels, const TestMatrix& t, const TestMatrix::Packed& p,
                            const RoundedRows& rounded) {
-  const int rows = rounded.x.rows;
+  const int rows = rounded.x.rows, blocks = t.columns / kLanes;
+  Random random(14);
   for (int row_block = 0; row_block * 8 < rows; ++row_block) {
-    const int in_block = rows - row_block * 8 < 8 ? rows - row_block * 8 : 8;
-    Guarded<float> sums(int64_t{kLanes} * in_block), alone(kLanes);
-    for (int block = 0; block < t.columns / kLanes; ++block) {
-      kernels.multiply(p.m, rounded.x, row_block, block, sums.data());
-      for (int r = 0; r < in_block; ++r) {
-        const int row = row_block * 8 + r;
-        for (int i = 0; i < kLanes; ++i) {
-          const int column = block * kLanes + i;
-          double sum = t.bias(column), size = fabs(sum);
-          for (size_t unit = 0; unit < t.units.size(); ++unit) {
-            const Unit& u = t.units[unit];
-            const int64_t place = rounded.place(row, static_cast<int>(unit));
-            int64_t product = 0, products = 0;
-            for (int k = 0; k < u.rows; ++k) {
-              const int term = t.code(u.first_row + k, column) * rounded.codes[place * kUnitRows + k];
-              product += term;
-              products += abs(term);
-            }
-            const double scale = t.scale(u.first_row, column) * rounded.scales[place];
-            sum += static_cast<double>(product) * scale;
-            size += static_cast<double>(products) * scale;
-          }
-          CHECK_NEAR(sums[r * kLanes + i], sum, 1e-5 * size);
-        }
-        // The same row by itself.
-        RoundedRows one(1, rounded.x.units);
-        for (int unit = 0; unit < rounded.x.units; ++unit) {
-          const int64_t place = rounded.place(row, unit);
-          memcpy(&one.codes[int64_t{unit} * kUnitRows], &rounded.codes[place * kUnitRows], kUnitRows);
-          one.scales[unit] = rounded.scales[place];
-          one.sums[unit] = rounded.sums[place];
-        }
-        kernels.multiply(p.m, one.x, 0, block, alone.data());
-        CHECK(same_bits(alone.data(), &sums[r * kLanes], kLanes));
+    const int in_block = std::min(8, rows - row_block * 8);
+    for (int first = 0, count; first < blocks; first += count) {
+      count = 1 + random.below(blocks - first);
+      Guarded<float> sums(int64_t{kLanes} * in_block * count);
+      kernels.multiply(p.m, rounded.x, row_block, first, count, sums.data());
+      for (int i = 0; i < count * in_block; ++i) {
+        check_sums(kernels, t, p, rounded, row_block * 8 + i % in_block, first + i / in_block, &sums[i * kLanes]);
       }
     }
   }
@@ -164,16 +170,12 @@ inline void check_matrices(const Kernels& kernels) {
     for (int i = 0; i < empty.rows; ++i) x[t.perm[static_cast<size_t>(empty.first_row + i)]] = 0;
     check_exact_products(kernels, t, p, x.data());
 
-    const Guarded<float> weight = random_floats(random, t.in);
-    for (const float* norm : {static_cast<const float*>(nullptr), weight.data()}) {
-      const float inverse = norm ? 0.37f : 1.0f;
-      const RoundedRows rounded = round_rows(kernels, p, x.data(), rows, norm, inverse);
-      check_rounding(t, rounded, x.data(), norm, inverse);
-      const RoundedRows others = round_rows(fq::kPortableKernels, p, x.data(), rows, norm, inverse);
-      CHECK(rounded.codes.same_bits(others.codes) && rounded.scales.same_bits(others.scales) &&
-            rounded.sums.same_bits(others.sums));
-      check_products(kernels, t, p, rounded);
-    }
+    const RoundedRows rounded = round_rows(kernels, p, x.data(), rows);
+    check_rounding(t, rounded, x.data());
+    const RoundedRows others = round_rows(fq::kPortableKernels, p, x.data(), rows);
+    CHECK(rounded.codes.same_bits(others.codes) && rounded.scales.same_bits(others.scales));
+    CHECK(rounded.sums.same_bits(others.sums));
+    check_products(kernels, t, p, rounded);
     ++number;
   }
 }
@@ -212,8 +214,8 @@ inline void check_tiny_activations(const Kernels& kernels) {
   const TestMatrix::Packed p = t.pack(kernels);
   Guarded<float> x(t.in), sums(kLanes);
   for (int i = 0; i < t.in; ++i) x[i] = i % 3 ? ldexpf(random.value(), -126) : 0.0f;
-  const RoundedRows rounded = round_rows(kernels, p, x.data(), 1, nullptr, 1.0f);
-  kernels.multiply(p.m, rounded.x, 0, 0, sums.data());
+  const RoundedRows rounded = round_rows(kernels, p, x.data(), 1);
+  kernels.multiply(p.m, rounded.x, 0, 0, 1, sums.data());
   for (int i = 0; i < kLanes; ++i) CHECK_NEAR(sums[i], 0, 1e-25);
 }
 

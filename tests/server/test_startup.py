@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from flexquant.engine.compute import choose_compute
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import FlexQuantError, MemoryShortError, UsageError
 from flexquant.engine.tokenizer import Tokenizer
@@ -11,7 +12,6 @@ from flexquant.server.controller.parameters import Parameters
 from flexquant.server.controller.sample import MemoryReading
 from flexquant.server.monitor import Monitor
 from flexquant.server.settings import Settings, load_settings
-from flexquant.engine.compute import choose_compute
 from flexquant.server.startup import demand_of, describe, make_monitor, make_parameters, measure_room, start
 from support.ensembles import random_ensemble
 
