@@ -37,6 +37,7 @@ def write_ensemble(folder: Path, shape: BenchShape) -> None:
             context=shape.context,
         ),
         bits=BITS,
+        shared_orders=True,  # as ensembles have that our builder makes
     )
     _replace_tokenizers(unfinished, shape.vocab)
     unfinished.rename(folder)

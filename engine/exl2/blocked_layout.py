@@ -1,12 +1,13 @@
 """The layout of a layer in an arena that the native kernels work on.
 
-    codes   uint32 [blocks][words][16]   planes of 4, 2 and 1 bits, see native/cpp/unpack.h
+    codes   uint32, for each run         planes of 4, 2 and 1 bits, see native/cpp/unpack.h
+            [blocks][words of the run][16]
     scales  [blocks][groups][8 bytes]    16 four-bit indices, see native/cpp/scales.h
     tables  fp16 [groups][16]            the scales that a group can have
     perm    int32 [in_features]          packed row r is input perm[r]
     bias    fp16 [out_features]          where the layer has one
 
-A block is 16 columns. Codes and scales take as many bytes as on disk; the tables take 32 bytes a group where the disk
+A block is 16 columns; a run is consecutive groups of one width and length, at most 64 units of 32 rows. Codes and scales take as many bytes as on disk; the tables take 32 bytes a group where the disk
 has 6 (`q_scale_max` and `q_groups`). Every part starts at a multiple of 64 bytes.
 """
 
@@ -55,14 +56,9 @@ class BlockedLayout:
         return sum(run.groups * _units_of(run.rows_per_group) for run in self.spec.runs)
 
     @property
-    def block_bytes(self) -> int:
-        """Distance of one block's codes from the next one's."""
-        return self.words * _LINE_BYTES
-
-    @property
     def scales(self) -> int:
         """Where the scales begin."""
-        return _aligned(self.blocks * self.block_bytes)
+        return _aligned(self.blocks * self.words * _LINE_BYTES)
 
     @property
     def tables(self) -> int:
@@ -142,8 +138,12 @@ def repack(library: ctypes.CDLL, layout: BlockedLayout, fetch: Fetch, address: i
         staging: Bytes that `fetch` can bring at once; at least `staging_bytes` of the layer.
     """
     spec, columns = layout.spec, layout.spec.padded_out
-    for run in spec.runs:
+    for run in layout.runs():
         rows = run.rows_per_group
+        run_words = run.groups * (rows * run.bits // 32)
+        # Distance of one block's codes from the next one's.
+        block_bytes = run_words * _LINE_BYTES
+        target = address + run.first_word * layout.blocks * _LINE_BYTES
         if rows % UNIT_ROWS == 0:  # groups of whole units: as many units at once as fit
             pieces = [(run.bits, run.groups * rows // UNIT_ROWS)]
         else:
@@ -155,9 +155,9 @@ def repack(library: ctypes.CDLL, layout: BlockedLayout, fetch: Fetch, address: i
                 count = min(at_once, units - first)
                 start = word * 4 * columns
                 source = fetch("q_weight", start, start + count * words * 4 * columns)
-                target = address + word * _LINE_BYTES
-                library.fq_repack_codes(run.bits, source, columns, words, count, target, layout.block_bytes)
+                library.fq_repack_codes(run.bits, source, columns, words, count, target, block_bytes)
                 word += count * words
+                target += count * words * _LINE_BYTES
     row_bytes = columns // 2
     at_once = max(1, staging // row_bytes)
     for first in range(0, layout.groups, at_once):

@@ -86,15 +86,18 @@ class TestMatrix {
     Packed p{Guarded<uint8_t>(int64_t{64} * words * blocks), Guarded<uint8_t>(int64_t{8} * groups * blocks),
              Guarded<uint16_t>(int64_t{kLanes} * groups), Guarded<uint16_t>(out), Guarded<int32_t>(in),
              Guarded<fq::Run>(static_cast<int64_t>(runs.size())), {}};
-    const int64_t stride = int64_t{4} * columns, target_stride = int64_t{64} * words;
+    const int64_t stride = int64_t{4} * columns;
     int word = 0;
     for (const fq::Run& run : runs) {
+      const int64_t target_stride = int64_t{64} * run.groups * (run.rows_per_group * run.bits / 32);
+      uint8_t* target = p.codes.data() + int64_t{64} * blocks * run.first_word;
       for (int g = 0; g < run.groups; ++g) {
         for (int left = run.rows_per_group; left > 0; left -= kUnitRows) {
           const int count = (left < kUnitRows ? left : kUnitRows) * run.bits / 32;
           Guarded<uint8_t> source(count * stride);
           memcpy(source.data(), &q_weight_[static_cast<size_t>(word) * columns], static_cast<size_t>(source.bytes()));
-          kernels.repack(run.bits, source.data(), stride, count, blocks, p.codes.data() + 64 * word, target_stride);
+          kernels.repack(run.bits, source.data(), stride, count, blocks, target, target_stride);
+          target += int64_t{64} * count;
           word += count;
         }
       }

@@ -42,6 +42,28 @@ struct CountingJob {
   }
 };
 
+// Threads that sleep are woken: every item waits until each thread has one.
+inline void check_waking(int threads) {
+  snprintf(subject, sizeof subject, "pool of %d threads, waking", threads);
+  fq::Pool pool(threads);
+  for (int i = 0; i < 3; ++i) {
+    usleep(20000);
+    std::atomic<int> missing{threads};
+    const fq::Work meet = [](void* count, int, int) {
+      std::atomic<int>& left = *static_cast<std::atomic<int>*>(count);
+      --left;
+      int waits = 0;
+      while (left > 0 && waits < 10000) {
+        usleep(1000);
+        ++waits;
+      }
+      if (left > 0) left = 1000;  // gave up; stays above zero whoever comes later
+    };
+    pool.run(meet, &missing, &threads, 1);
+    CHECK(missing == 0);
+  }
+}
+
 inline void check_pool(int jobs) {
   Random random(10);
   for (int threads = 1; threads <= 4; ++threads) {
@@ -62,6 +84,7 @@ inline void check_pool(int jobs) {
       if (i % 50 == 0) usleep(2000);  // long enough for the others to fall asleep
     }
   }
+  for (int threads : {2, 4}) check_waking(threads);
   // Pools that end at once, and while their threads still look for work.
   for (int i = 0; i < 50; ++i) {
     fq::Pool pool(1 + i % 4);

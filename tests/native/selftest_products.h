@@ -206,17 +206,23 @@ inline void check_extremes(const Kernels& kernels) {
   }
 }
 
-// A unit of numbers so small that their inverse overflows: nearly zero is right, anything else is not.
+// Units of numbers so small that 127 / largest overflows count as zeros; small numbers otherwise do not.
 inline void check_tiny_activations(const Kernels& kernels) {
   snprintf(subject, sizeof subject, "%s, tiny activations", kernels.name);
   Random random(3);
-  const TestMatrix t({{{8, 32, 2}, {4, 32, 2}}, 16}, random);
+  const TestMatrix t({{{8, 32, 2}, {4, 40, 2}}, 16}, random);
   const TestMatrix::Packed p = t.pack(kernels);
-  Guarded<float> x(t.in), sums(kLanes);
-  for (int i = 0; i < t.in; ++i) x[i] = i % 3 ? ldexpf(random.value(), -126) : 0.0f;
-  const RoundedRows rounded = round_rows(kernels, p, x.data(), 1);
-  kernels.multiply(p.m, rounded.x, 0, 0, 1, sums.data());
-  for (int i = 0; i < kLanes; ++i) CHECK_NEAR(sums[i], 0, 1e-25);
+  Guarded<float> x(t.in);
+  for (int exponent : {-110, -126, -140}) {
+    for (int i = 0; i < t.in; ++i) x[i] = i % 3 ? ldexpf(random.value(), exponent) : 0.0f;
+    const RoundedRows rounded = round_rows(kernels, p, x.data(), 1);
+    if (exponent == -110) {
+      check_rounding(t, rounded, x.data());
+      continue;
+    }
+    for (int64_t i = 0; i < rounded.codes.size(); ++i) CHECK(rounded.codes[i] == 0);
+    for (int unit = 0; unit < p.m.units; ++unit) CHECK(rounded.scales[unit] == 0 && rounded.sums[unit] == 0);
+  }
 }
 
 }  // namespace selftest

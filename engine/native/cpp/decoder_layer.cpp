@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kUnitsPerItem = 32;         // of activations to round
 constexpr int64_t kItemBytes = 64 << 10;  // of weights that one item goes through, about
-constexpr int kLeastSpan = 2, kMostSpan = 16;  // blocks of an item
+constexpr int kLeastSpan = 4, kMostSpan = 16;  // blocks of an item
 constexpr int kQueriesPerItem = 64;
 constexpr int64_t kAlignment = 64;
 

@@ -14,7 +14,7 @@ FQ_INLINE void for_each_unit(const Matrix& m, int block, Each each) {
   int row = 0, unit = 0;
   for (int i = 0; i < m.n_runs; ++i) {
     const Run& run = m.runs[i];
-    const uint8_t* planes = m.codes + (static_cast<int64_t>(block) * m.words + run.first_word) * 64;
+    const uint8_t* planes = codes_of(m, run, block);
     for (int g = 0; g < run.groups; ++g) {
       const int64_t group = run.first_group + g;
       const Floats scale = look_up_scales(m.tables + group * kLanes, m.scales + (static_cast<int64_t>(block) * m.groups + group) * 8);

@@ -32,7 +32,7 @@ template <int kRows, int kBits>
 static void multiply_run(const Matrix& m, const Run& run, const Inputs& x, int64_t first_place, int block, float* sums) {
   Floats acc[kRows];
   for (int r = 0; r < kRows; ++r) acc[r] = load(sums + kLanes * r);
-  const uint8_t* planes = m.codes + (static_cast<int64_t>(block) * m.words + run.first_word) * 64;
+  const uint8_t* planes = codes_of(m, run, block);
   const uint8_t* indices = m.scales + (static_cast<int64_t>(block) * m.groups + run.first_group) * 8;
   const uint16_t* table = m.tables + static_cast<int64_t>(run.first_group) * kLanes;
   int64_t place = first_place + static_cast<int64_t>(run.first_unit) * kRows;

@@ -10,7 +10,7 @@ constexpr int kUnitRows = 32;    // inputs that share one scale when activations
 constexpr int kRowBlock = 8;     // rows that go through a matrix together
 constexpr int kPageTokens = 64;  // tokens of a KV page
 
-// Consecutive groups of one width and length. Units are runs of 32 rows counted from a group's start; the last unit of
+// Consecutive groups of one width and length, few enough that what a row has for them stays in the innermost cache. Units are runs of 32 rows counted from a group's start; the last unit of
 // a group may be shorter. Words are 32-bit words of one column.
 struct Run {
   int32_t bits;
@@ -23,7 +23,7 @@ struct Run {
 
 // A quantized matrix [in, out] in its arena layout (engine/exl2/blocked_layout.py).
 struct Matrix {
-  const uint8_t* codes;    // [blocks][words][16] 32-bit words: the codes of 16 columns, split into planes of 4, 2, 1 bits
+  const uint8_t* codes;    // per run [blocks][words of the run][16] 32-bit words: planes of 4, 2 and 1 bits, see unpack.h
   const uint8_t* scales;   // [blocks][groups][8]: 16 four-bit indices into the group's table
   const uint16_t* tables;  // fp16 [groups][16]: the scales that a group can have
   const int32_t* perm;     // [in]: packed row r is input perm[r]
@@ -38,6 +38,13 @@ struct Matrix {
   int32_t units;
   int32_t reserved;
 };
+
+inline int words_of(const Run& run) { return run.groups * (run.rows_per_group * run.bits / 32); }
+
+// Where the codes of a run begin for the columns of a block.
+inline const uint8_t* codes_of(const Matrix& m, const Run& run, int block) {
+  return m.codes + (static_cast<int64_t>(run.first_word) * m.blocks + static_cast<int64_t>(block) * words_of(run)) * 4 * kLanes;
+}
 
 // Activations of several rows, rounded to int8 unit by unit. Rows come in blocks of up to kRowBlock; a block with n
 // rows is laid out [units][n], so that a kernel reads it from front to back.
