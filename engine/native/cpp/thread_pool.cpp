@@ -9,7 +9,8 @@ namespace {
 constexpr int kCountBits = 20;
 constexpr uint64_t kCountMask = (1u << kCountBits) - 1;
 constexpr uint64_t kGenerationMask = (uint64_t{1} << (64 - 2 * kCountBits)) - 1;
-constexpr int kSpins = 3000;  // some tens of microseconds
+constexpr int kSpins = 3000;       // some tens of microseconds: the next phase is near
+constexpr int kIdleSpins = 12000;  // some hundreds: the next token is, while somebody reads
 constexpr int kYields = 50;
 constexpr auto kNap = std::chrono::microseconds(50);
 
@@ -49,12 +50,12 @@ Pool::~Pool() {
 void Pool::run(Work work, void* context, const int* items, int phases) {
   std::lock_guard<std::mutex> lock(jobs_);
   const uint64_t generation = (generation_.load(std::memory_order_relaxed) + 1) & kGenerationMask;
-  // The words first: from here on nothing of the last job can be claimed, so its context may be forgotten.
+  // Every item of the last job was claimed and done, so nobody holds its context any more.
   for (int p = 0; p < phases; ++p) {
-    done_[p].value.store(word_of(generation, items[p], 0));
+    done_[p].value.store(word_of(generation, items[p], 0), std::memory_order_relaxed);
     for (int t = 0; t < threads_; ++t) {
       const int64_t first = int64_t{items[p]} * t / threads_, end = int64_t{items[p]} * (t + 1) / threads_;
-      range(p, t).value.store(word_of(generation, end, first));
+      range(p, t).value.store(word_of(generation, end, first), std::memory_order_relaxed);
     }
   }
   work_.store(work, std::memory_order_relaxed);
@@ -77,7 +78,7 @@ void Pool::serve(int me) {
 }
 
 uint64_t Pool::await_job(uint64_t last) {
-  for (int i = 0; i < kSpins; ++i) {
+  for (int i = 0; i < kIdleSpins; ++i) {
     const uint64_t now = generation_.load();
     if (now != last || ending_.load(std::memory_order_relaxed)) return now;
     pause();
@@ -95,10 +96,9 @@ void Pool::work_through(uint64_t generation, int me) {
   const int phases = n_phases_.load(std::memory_order_relaxed);
   for (int p = 0; p < phases; ++p) {
     int item;
-    while ((item = claim(p, generation, me)) >= 0) {
-      work(context, p, item);
-      done_[p].value.fetch_add(1, std::memory_order_release);
-    }
+    uint64_t finished = 0;  // told once: a word that all threads write costs them each time
+    for (; (item = claim(p, generation, me)) >= 0; ++finished) work(context, p, item);
+    if (finished) done_[p].value.fetch_add(finished, std::memory_order_acq_rel);
     if (item == kOutdated) return;
     if (p + 1 == phases && me != 0) return;  // only the caller must see the end
     if (!await_phase(p, generation)) return;

@@ -4,8 +4,8 @@
 // with those of the others, and the next phase begins when all items are done. Ranges, because two threads that read
 // neighbouring memory in turns get a tenth less of it per second than two that read far from each other. A thread that
 // another program keeps from running delays nobody, unless it holds an item: nobody waits for threads, only for items.
-// Waiting threads spin for some tens of microseconds and then sleep; a spinning thread would take the core
-// from the one it waits for.
+// Waiting threads spin for some tens of microseconds (between jobs some hundreds) and then sleep; a thread that went on
+// spinning would take the core from the one it waits for.
 #pragma once
 
 #include <stdint.h>
