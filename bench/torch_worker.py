@@ -1,4 +1,4 @@
-"""Runs torch's own 4-bit matrix product on request: `python -m bench.torch_worker`, spoken to by `bench.worker`."""
+"""Runs torch's own matrix products on request: `python -m bench.torch_worker`, spoken to by `bench.worker`."""
 
 import time
 from typing import Final
@@ -43,10 +43,34 @@ class Int4:
             return rounds * self._bytes / (time.perf_counter() - begun)
 
 
+class Dense:
+    """A decoder layer's matrices in bfloat16, as if they had been dequantized already."""
+
+    def __init__(self) -> None:
+        self._products: list[tuple[Tensor, Tensor]] = []
+
+    def open(self, shapes: list[tuple[int, int]], threads: int, tokens: int) -> None:
+        """Make the matrices (inputs, outputs), and `tokens` rows of activations for each."""
+        torch.set_num_threads(threads)
+        for inputs, outputs in shapes:
+            x, weight = (torch.randn(rows, inputs, dtype=torch.bfloat16) for rows in (tokens, outputs))
+            self._products.append((x, weight))
+
+    def run(self, rounds: int) -> float:
+        """Multiplications and additions per second."""
+        with torch.inference_mode():
+            begun = time.perf_counter()
+            for _ in range(rounds):
+                for x, weight in self._products:
+                    torch.nn.functional.linear(x, weight)
+            seconds = time.perf_counter() - begun
+        return rounds * sum(2 * len(x) * weight.numel() for x, weight in self._products) / seconds
+
+
 def main() -> None:
     """Serve until the bench closes the pipe."""
-    int4 = Int4()
-    serve({"open": int4.open, "run": int4.run})
+    int4, dense = Int4(), Dense()
+    serve({"open": int4.open, "run": int4.run, "open_dense": dense.open, "run_dense": dense.run})
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def run(session: Session) -> list[Row]:
         Worker(sys.executable, "bench.torch_worker", {"OMP_NUM_THREADS": str(session.threads)}) as torch_worker,
     ):
         peers = {4: q4, 8: q8}
-        torch_worker.ask("open", shapes=_layer_shapes(session), threads=session.threads)
+        torch_worker.ask("open", shapes=layer_shapes(session), threads=session.threads)
         for _ in range(scale.rounds):
             for bits in BITS:
                 engine.ask("move", position=session.uniform_position(bits))
@@ -96,7 +96,7 @@ def _straightness(session: Session, engine: Worker, footprints: Sequence[int], l
     )
 
 
-def _layer_shapes(session: Session) -> list[tuple[int, int]]:
+def layer_shapes(session: Session) -> list[tuple[int, int]]:
     """Inputs and outputs of a decoder layer's matrices."""
     shape = session.scale.shape
     key_value = shape.hidden // shape.heads * shape.kv_heads

@@ -7,9 +7,9 @@
     perm    int32 [in_features]          packed row r is input perm[r]
     bias    fp16 [out_features]          where the layer has one
 
-A block is 16 columns; a run is consecutive groups of one width and length, at most 64 units of 32 rows. Codes and scales
-take as many bytes as on disk; the tables take 32 bytes a group where the disk has 6 (`q_scale_max` and `q_groups`).
-Every part starts at a multiple of 64 bytes.
+A block is 16 columns; a run is consecutive groups of one width and length, at most 64 units of 32 rows. Codes and
+scales take as many bytes as on disk; the tables take 32 bytes a group where the disk has 6 (`q_scale_max` and
+`q_groups`). Every part starts at a multiple of 64 bytes.
 """
 
 import ctypes
