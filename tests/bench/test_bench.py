@@ -32,7 +32,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_rows_have_ours_peer_and_their_ratio(report: dict[str, Any]) -> None:
     compared = 0
     for row in report["rows"]:
-        assert row["ours"] > 0
+        # Nothing but a share can be nothing: on a quiet machine no core is busy with other programs.
+        assert row["ours"] > 0 or (row["unit"].startswith("%") and row["ours"] == 0)
         assert row["ours_range"][0] <= row["ours"] <= row["ours_range"][1]
         if row["peer"] is None:
             assert row["ratio"] is None

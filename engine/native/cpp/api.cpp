@@ -27,7 +27,6 @@ const Kernels* const kSets[] = {
 #endif
     &kPortableKernels,
 };
-constexpr int kSetCount = sizeof kSets / sizeof *kSets;
 
 bool runs_here(const Kernels* set) {
 #if defined(__x86_64__)
@@ -92,6 +91,7 @@ FQ_API int fq_choose_kernels(const char* name) {
 }
 
 FQ_API void fq_set_threads(int count) {
+  if (count < 1) count = 1;
   if (pool && pool->threads() == count) return;
   pool.reset();
   pool = std::make_unique<Pool>(count);

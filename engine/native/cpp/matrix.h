@@ -10,7 +10,8 @@ constexpr int kUnitRows = 32;    // inputs that share one scale when activations
 constexpr int kRowBlock = 8;     // rows that go through a matrix together
 constexpr int kPageTokens = 64;  // tokens of a KV page
 
-// Consecutive groups of one width and length, few enough that what a row has for them stays in the innermost cache. Units are runs of 32 rows counted from a group's start; the last unit of
+// Consecutive groups of one width and length, few enough that what a row has for them stays in the innermost cache.
+// Units are runs of 32 rows counted from a group's start; the last unit of
 // a group may be shorter. Words are 32-bit words of one column.
 struct Run {
   int32_t bits;
@@ -39,10 +40,10 @@ struct Matrix {
   int32_t reserved;
 };
 
-inline int words_of(const Run& run) { return run.groups * (run.rows_per_group * run.bits / 32); }
+static inline int words_of(const Run& run) { return run.groups * (run.rows_per_group * run.bits / 32); }
 
 // Where the codes of a run begin for the columns of a block.
-inline const uint8_t* codes_of(const Matrix& m, const Run& run, int block) {
+static inline const uint8_t* codes_of(const Matrix& m, const Run& run, int block) {
   return m.codes + (static_cast<int64_t>(run.first_word) * m.blocks + static_cast<int64_t>(block) * words_of(run)) * 4 * kLanes;
 }
 
@@ -56,7 +57,7 @@ struct Inputs {
   int32_t rows;
 };
 
-inline int rows_of_block(const Inputs& x, int block) {
+static inline int rows_of_block(const Inputs& x, int block) {
   const int left = x.rows - block * kRowBlock;
   return left < kRowBlock ? left : kRowBlock;
 }

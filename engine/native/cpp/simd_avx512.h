@@ -5,8 +5,10 @@
 #include <stdint.h>
 
 // GCC 12 takes the deliberately undefined operands in its own headers for mistakes (GCC bug 105593).
+#if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
 
 #define FQ_INLINE static inline __attribute__((always_inline))
 

@@ -6,6 +6,8 @@
 // 4- or 2-bit plane for the low bits, followed by a 2- or 1-bit plane for the high ones.
 #pragma once
 
+#include <stddef.h>
+
 #include "matrix.h"
 
 namespace fq::FQ_ISA {
