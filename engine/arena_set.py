@@ -1,9 +1,8 @@
 """The arenas of one model: filled, exchanged step by step, and given back. No threads; `swap.py` decides when.
 
 A shrinking step is prepared in the spare, which was faulted in at the start, so shrinking allocates nothing. When it
-is published, the spare becomes the arena and the head of the old arena the next spare; or, where the old arena is too
-short for that, the new block is copied into the old arena's head. Either way only tails are unmapped. A growing step
-is prepared in new arenas, and publishing it unmaps the old ones.
+is published, the new block changes places with the head of the old arena, whose tail is unmapped. A growing step is
+prepared in new arenas, and publishing it unmaps the old ones.
 """
 
 import traceback
@@ -53,14 +52,13 @@ class ArenaSet:
         registry: MemoryRegistry,
         progress: Callable[[int, int], None],
     ) -> None:
-        self._residency = residency
         self._read = read
         self._registry = registry
         self._blocks = residency.blocks(position)
         self._arenas: list[Arena] = []
         self._spare: Arena | None = None
         try:
-            self._load(progress)
+            self._load(residency.spare_bytes, progress)
         except BaseException as error:
             _forget_locals(error)
             self.release()
@@ -118,16 +116,11 @@ class ArenaSet:
                 self._arenas[change.bundle].release()
                 self._arenas[change.bundle] = arena
                 self._registry.add_loading(-arena.mapped_bytes)
-        elif self._residency.rotates(step):
-            (change,), (spare,) = step.changes, prepared.arenas
-            self._spare, self._arenas[change.bundle] = self._arenas[change.bundle], spare
-            spare.trim(change.new.mapped)
-            self._spare.trim(self._residency.spare_bytes)
         else:
             (spare,) = prepared.arenas
             for change in step.changes:
                 arena = self._arenas[change.bundle]
-                _copy(spare, change.spare_offset, arena, change.new.length)
+                arena.take(spare, change.spare_offset, change.new.length)
                 arena.trim(change.new.mapped)
         for change in step.changes:
             self._blocks[change.bundle] = change.new
@@ -142,11 +135,11 @@ class ArenaSet:
             self._spare.release()
             self._spare = None
 
-    def _load(self, progress: Callable[[int, int], None]) -> None:
+    def _load(self, spare_bytes: int, progress: Callable[[int, int], None]) -> None:
         total = sum(block.payload for block in self._blocks)
         done = 0
-        if self._residency.spare_bytes:
-            self._spare = _faulted_in(self._residency.spare_bytes)
+        if spare_bytes:
+            self._spare = _faulted_in(spare_bytes)
         for block in self._blocks:
             self._arenas.append(_faulted_in(block.length))
             self._read(block, self._arenas[-1].memory()[: block.length])
@@ -156,15 +149,10 @@ class ArenaSet:
 
 
 def _faulted_in(nbytes: int) -> Arena:
-    """A new arena, touched: reading a file into memory that is not there yet takes longer than touching it first."""
+    """A new arena, there: reading a file into memory that is not there yet takes longer than having it made first."""
     arena = Arena(nbytes)
     arena.prefault()
     return arena
-
-
-def _copy(source: Arena, offset: int, target: Arena, nbytes: int) -> None:
-    """Copy into the head of `target`; through torch, which releases the GIL and copies with all threads."""
-    target.tensor()[:nbytes].copy_(source.tensor()[offset : offset + nbytes])
 
 
 def _forget_locals(error: BaseException) -> None:

@@ -151,14 +151,6 @@ class Residency:
             spare_offset += new.mapped
         return Step(start, end, tuple(changes))
 
-    def rotates(self, step: Step) -> bool:
-        """Whether a shrinking step can hand the spare over as the new arena.
-
-        The spare then becomes the arena and the head of the old arena the next spare; that takes one bundle whose old
-        arena is at least as long as the spare. Other steps copy the new blocks into the heads of the old arenas.
-        """
-        return step.shrinks and len(step.changes) == 1 and step.changes[0].old.mapped >= self.spare_bytes
-
     def mapped(self, position: int) -> int:
         """Bytes of all arenas at `position`."""
         return sum(block.mapped for block in self.blocks(position))

@@ -5,6 +5,7 @@ unmap a tail nor tell whether someone still looks at it, so this goes to libc di
 """
 
 import ctypes
+import errno
 import mmap
 import os
 import sys
@@ -22,12 +23,18 @@ _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 _HUGE_PAGES: Final[int | None] = getattr(mmap, "MADV_HUGEPAGE", None)
 _SMALL_PAGES: Final[int | None] = getattr(mmap, "MADV_NOHUGEPAGE", None)
 _SPLIT_HUGE_PAGE: Final[int | None] = getattr(mmap, "MADV_FREE", None) if sys.platform == "linux" else None
+_POPULATE_WRITE: Final[int | None] = 23 if sys.platform == "linux" else None  # since 5.14; Python does not name it
+# Move pages and leave the place they came from mapped, but empty: MAYMOVE | FIXED | DONTUNMAP, since Linux 5.7.
+_MOVE_PAGES: Final = 1 | 2 | 4
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+if sys.platform == "linux":
+    _libc.mremap.restype = ctypes.c_void_p
+    _libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p]
 
 
 def page_rounded(nbytes: int) -> int:
@@ -91,8 +98,35 @@ class Arena:
         return memoryview(self._mapped()).cast("B")
 
     def prefault(self) -> None:
-        """Touch every page, so that later writes take no page fault. Contents become zero."""
-        ctypes.memset(self._mapped(), 0, self._length)
+        """Have every page of a new arena there, so that later writes take no page fault.
+
+        Raises:
+            MemoryError: The system has no memory for them.
+        """
+        self._mapped()
+        code = _populate(self._address, self._length)
+        if code == errno.ENOMEM:
+            raise MemoryError(f"cannot have {self._length} bytes: {os.strerror(code)}")
+        if code != 0:
+            ctypes.memset(self._address, 0, self._length)
+
+    def take(self, source: "Arena", offset: int, nbytes: int) -> None:
+        """Put `nbytes` bytes of `source`, from `offset` on, at the beginning of this arena.
+
+        Whole huge pages change places, which takes microseconds; the rest is copied. Nothing is allocated, and
+        afterwards `source` holds neither what it held nor less memory than before. Where pages cannot be moved,
+        everything is copied.
+
+        Raises:
+            ValueError: One of the arenas is too short.
+        """
+        if not 0 <= nbytes <= min(self.mapped_bytes, source.mapped_bytes - offset):
+            raise ValueError(f"cannot take {nbytes} bytes at {offset} of {source.mapped_bytes} into {self._length}")
+        target, origin = self.address, source.address + offset
+        done = 0
+        if target % HUGE_PAGE_BYTES == 0 == origin % HUGE_PAGE_BYTES and nbytes >= HUGE_PAGE_BYTES:
+            done = _exchange_huge_pages(target, origin, nbytes // HUGE_PAGE_BYTES)
+        ctypes.memmove(target + done, origin + done, nbytes - done)
 
     def trim(self, nbytes: int) -> None:
         """Keep the first `nbytes`, rounded up to whole pages, and unmap the rest.
@@ -164,6 +198,34 @@ def _map_aligned(length: int) -> int:
     return aligned
 
 
+def _exchange_huge_pages(first: int, second: int, count: int) -> int:
+    """Let two ranges of so many huge pages change places.
+
+    At every moment all addresses stay mapped: another thread's new mapping must find no hole that we fill later.
+
+    Returns:
+        Bytes done. Where moving fails, `second` still has what follows.
+    """
+    if sys.platform != "linux":
+        return 0
+    done = 0
+    between = _map_aligned(HUGE_PAGE_BYTES)
+    try:
+        while done < count * HUGE_PAGE_BYTES:
+            if not (_move_huge_page(first + done, between) and _move_huge_page(second + done, first + done)):
+                break
+            _move_huge_page(between, second + done)  # if not, `second` has fresh memory there as soon as it is written
+            done += HUGE_PAGE_BYTES
+    finally:
+        _unmap(between, HUGE_PAGE_BYTES)
+    return done
+
+
+def _move_huge_page(source: int, target: int) -> bool:
+    moved: int | None = _libc.mremap(source, HUGE_PAGE_BYTES, HUGE_PAGE_BYTES, _MOVE_PAGES, target)
+    return moved == target
+
+
 def _unmap(address: int, length: int) -> None:
     if _libc.munmap(address, length) != 0:
         code = ctypes.get_errno()
@@ -174,6 +236,13 @@ def _advise(address: int, length: int, advice: int | None) -> None:
     """Advice changes speed, never meaning: a kernel that does not know it may refuse."""
     if advice is not None:
         _libc.madvise(address, length, advice)
+
+
+def _populate(address: int, length: int) -> int:
+    """Have the kernel make the pages; an errno other than 0 and ENOMEM: this one cannot."""
+    if _POPULATE_WRITE is None:
+        return errno.ENOSYS
+    return 0 if _libc.madvise(address, length, _POPULATE_WRITE) == 0 else ctypes.get_errno()
 
 
 def _split_huge_page_at(address: int, keep: int, length: int) -> None:

@@ -1,5 +1,6 @@
 """Arenas: what is mapped, what is given back, and that no view survives."""
 
+import errno
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flexquant.engine.memory import arena as arena_module
 from flexquant.engine.memory.arena import HUGE_PAGE_BYTES, PAGE_BYTES, Arena, page_rounded
 from flexquant.engine.memory.process import anonymous_bytes
 
@@ -178,3 +180,90 @@ def test_any_series_of_trims_keeps_contents_and_bookkeeping(length: int, cuts: l
         assert int((arena.tensor() != value).sum()) == 0
     arena.release()
     assert arena.mapped_bytes == 0
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    kept=st.integers(1, 3 * HUGE_PAGE_BYTES),
+    more=st.integers(0, HUGE_PAGE_BYTES),
+    behind=st.integers(0, HUGE_PAGE_BYTES),
+    offset=st.sampled_from([0, PAGE_BYTES, HUGE_PAGE_BYTES]),
+    moves=st.booleans(),
+)
+def test_what_is_taken_arrives_whole_and_costs_no_memory(
+    kept: int, more: int, behind: int, offset: int, *, moves: bool
+) -> None:
+    target, source = Arena(kept + more), Arena(offset + kept + behind)
+    for arena in (target, source):
+        arena.prefault()
+    target.tensor().fill_(255)
+    source.tensor().copy_(torch.arange(source.mapped_bytes) % 251)
+    where, before = (target.address, source.address), anonymous_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        if not moves:  # as a kernel does that cannot move pages
+            patch.setattr(arena_module, "_move_huge_page", lambda _source, _target: False)
+        target.take(source, offset, kept)
+    assert anonymous_bytes() <= before + MIB // 2  # what Python may take for itself meanwhile
+    assert torch.equal(target.tensor()[:kept], (torch.arange(offset, offset + kept) % 251).to(torch.uint8))
+    assert bool((target.tensor()[kept:] == 255).all())
+    assert (target.address, source.address) == where
+    # The kept part is no part of the other arena any more, and both can be written and given back.
+    source.tensor().fill_(1)
+    assert int(target.tensor()[0]) == offset % 251
+    target.trim(kept)
+    for arena in (target, source):
+        arena.release()
+
+
+@pytest.mark.parametrize("fails_at", range(1, 7))
+def test_a_kernel_that_stops_moving_pages_half_way_loses_nothing(
+    fails_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, source = Arena(2 * HUGE_PAGE_BYTES), Arena(2 * HUGE_PAGE_BYTES)
+    source.tensor().copy_(torch.arange(source.mapped_bytes) % 251)
+    calls = 0
+    move = arena_module._move_huge_page
+
+    def fails_once(origin: int, destination: int) -> bool:
+        nonlocal calls
+        calls += 1
+        return calls != fails_at and move(origin, destination)
+
+    monkeypatch.setattr(arena_module, "_move_huge_page", fails_once)
+    target.take(source, 0, target.mapped_bytes)
+    assert torch.equal(target.tensor(), (torch.arange(target.mapped_bytes) % 251).to(torch.uint8))
+    source.tensor().fill_(3)
+    for arena in (target, source):
+        arena.release()
+
+
+@pytest.mark.parametrize(("offset", "nbytes"), [(0, 3 * PAGE_BYTES), (PAGE_BYTES, 2 * PAGE_BYTES), (0, -1)])
+def test_more_than_there_is_cannot_be_taken(offset: int, nbytes: int) -> None:
+    target, source = Arena(4 * PAGE_BYTES), Arena(2 * PAGE_BYTES)
+    with pytest.raises(ValueError, match="cannot take"):
+        target.take(source, offset, nbytes)
+    target.release()
+    source.release()
+
+
+def test_prefaulted_memory_is_there() -> None:
+    before, arena = anonymous_bytes(), Arena(8 * MIB)
+    arena.prefault()
+    assert anonymous_bytes() - before >= 8 * MIB
+    arena.release()
+
+
+def test_a_prefault_without_memory_is_a_memory_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    arena = Arena(MIB)
+    monkeypatch.setattr(arena_module, "_populate", lambda _address, _length: errno.ENOMEM)
+    with pytest.raises(MemoryError, match="cannot have"):
+        arena.prefault()
+    arena.release()
+
+
+def test_an_older_kernel_is_made_to_have_the_pages_by_touching_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, arena = anonymous_bytes(), Arena(8 * MIB)
+    monkeypatch.setattr(arena_module, "_populate", lambda _address, _length: errno.EINVAL)
+    arena.prefault()
+    assert anonymous_bytes() - before >= 8 * MIB
+    arena.release()

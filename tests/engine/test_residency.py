@@ -50,9 +50,6 @@ def test_modules_that_part_ways_have_arenas_of_their_own() -> None:
 def test_the_spare_holds_the_largest_step_down() -> None:
     plan = Residency(sequence([("a", 0, 1)], [("b", 0, 1)]), {"a": pages(40, 20), "b": pages(9, 3)})
     assert plan.spare_bytes == 20 * PAGE_BYTES
-    assert plan.rotates(plan.step(0, 1))
-    assert not plan.rotates(plan.step(1, 2))  # nine pages cannot become a spare of twenty
-    assert not plan.rotates(plan.step(1, 0))  # growing does not use the spare
 
 
 def test_a_sequence_without_transitions_has_one_position_and_no_spare() -> None:
@@ -120,6 +117,4 @@ def test_every_step_down_fits_the_spare_and_the_arenas_it_frees(plan: Plan) -> N
             assert change.new.mapped <= change.old.mapped
         assert end <= residency.spare_bytes
         largest = max(largest, end)
-        if residency.rotates(step):
-            assert step.changes[0].old.mapped >= residency.spare_bytes
     assert largest == residency.spare_bytes
