@@ -84,6 +84,7 @@ inline void check_pool(int jobs) {
       if (i % 50 == 0) usleep(2000);  // long enough for the others to fall asleep
     }
   }
+  CHECK(fq::Pool(0).threads() == 1);
   for (int threads : {2, 4}) check_waking(threads);
   // Pools that end at once, and while their threads still look for work.
   for (int i = 0; i < 50; ++i) {

@@ -136,7 +136,8 @@ static void round_units(const Matrix& m, const float* row, int r, int first, int
     const bool zeros = largest <= 1e-36f;
     const float scale = zeros ? 0.0f : largest / 127.0f;
     const Floats factor = splat_float(zeros ? 0.0f : 127.0f / largest);
-    const int64_t place = static_cast<int64_t>(block) * kRowBlock * out.units + static_cast<int64_t>(unit) * block_rows + in_block;
+    const int64_t place =
+        static_cast<int64_t>(block) * kRowBlock * out.units + static_cast<int64_t>(unit) * block_rows + in_block;
     const Ints low = round_to_int(mul(values[0], factor)), high = round_to_int(mul(values[1], factor));
     store_bytes(out.codes + place * kUnitRows, low);
     store_bytes(out.codes + place * kUnitRows + kLanes, high);

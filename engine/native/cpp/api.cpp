@@ -32,10 +32,13 @@ bool runs_here(const Kernels* set) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   if (set == &kAvx512Kernels) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni");
   }
-  if (set == &kAvx2Kernels) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  if (set == &kAvx2Kernels) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  }
 #elif defined(__aarch64__)
   if (set == &kNeonKernels) return neon_dot_products();
 #endif
@@ -91,7 +94,6 @@ FQ_API int fq_choose_kernels(const char* name) {
 }
 
 FQ_API void fq_set_threads(int count) {
-  if (count < 1) count = 1;
   if (pool && pool->threads() == count) return;
   pool.reset();
   pool = std::make_unique<Pool>(count);
@@ -106,13 +108,14 @@ FQ_API void fq_repack_codes(int bits, const uint8_t* source, int columns, int wo
                             int64_t target_stride) {
   const int64_t stride = static_cast<int64_t>(columns) * 4;
   for (int unit = 0; unit < units; ++unit) {
-    chosen->repack(bits, source + unit * words * stride, stride, words, columns / kLanes, target + static_cast<int64_t>(unit) * words * 64,
-                   target_stride);
+    chosen->repack(bits, source + unit * words * stride, stride, words, columns / kLanes,
+                   target + static_cast<int64_t>(unit) * words * 64, target_stride);
   }
 }
 
 // `groups` rows of q_scale, from `first` on, of a matrix that has `all_groups`.
-FQ_API void fq_repack_scales(const uint32_t* source, int first, int groups, int all_groups, int columns, uint8_t* target) {
+FQ_API void fq_repack_scales(const uint32_t* source, int first, int groups, int all_groups, int columns,
+                             uint8_t* target) {
   repack_scales(source, first, groups, all_groups, columns / kLanes, target);
 }
 
@@ -133,7 +136,9 @@ FQ_API int fq_invert_permutation(const int32_t* source, int n, int32_t* target) 
 // Blocks [first, last) of 16 columns as out [in][stride]; type 0 fp32, 1 fp16, 2 bf16.
 FQ_API void fq_dequantize(const Matrix* m, int first, int last, int type, uint8_t* out, int64_t stride) {
   const int item = type == 0 ? 4 : 2;
-  for_each(last - first, [&](int i) { chosen->dequantize_block(*m, first + i, type, out + static_cast<int64_t>(i) * kLanes * item, stride); });
+  for_each(last - first, [&](int i) {
+    chosen->dequantize_block(*m, first + i, type, out + static_cast<int64_t>(i) * kLanes * item, stride);
+  });
 }
 
 // --- computing
@@ -144,8 +149,8 @@ FQ_API int64_t fq_scratch_bytes(const Shape* shape, int rows, int units, int wid
 
 FQ_API int64_t fq_rounded_bytes(int rows, int units) { return rounded_bytes(rows, units); }
 
-FQ_API void fq_layer(const Shape* shape, const Layer* layer, const Segment* segments, int n_segments, int rows, float* hidden,
-                     const float* cos, const float* sin, uint8_t* scratch) {
+FQ_API void fq_layer(const Shape* shape, const Layer* layer, const Segment* segments, int n_segments, int rows,
+                     float* hidden, const float* cos, const float* sin, uint8_t* scratch) {
   run_layer({*chosen, threads(), *shape, rows, hidden, cos, sin, segments, n_segments, scratch}, *layer);
 }
 
@@ -169,7 +174,8 @@ FQ_API void fq_swiglu(const float* gate, const float* up, int rows, int n, float
 }
 
 FQ_API void fq_rotate(float* x, const float* cos, const float* sin, int rows, int heads, int head_dim) {
-  for (int64_t r = 0; r < rows; ++r) chosen->rotate_heads(x + r * heads * head_dim, cos + r * head_dim, sin + r * head_dim, heads, head_dim, 1.0f);
+  for (int64_t r = 0; r < rows; ++r)
+    chosen->rotate_heads(x + r * heads * head_dim, cos + r * head_dim, sin + r * head_dim, heads, head_dim, 1.0f);
 }
 
 // Append keys and values [rows][kv_heads][head_dim] of one segment, then attend: queries [rows][heads][head_dim],
@@ -183,7 +189,9 @@ FQ_API void fq_attention(const Shape* shape, const Segment* segment, int layer, 
     }
   }
   const int64_t stride = static_cast<int64_t>(shape->heads) * shape->head_dim;
-  for_each(shape->kv_heads, [&](int head) { chosen->attend(*shape, *segment, layer, head, 0, segment->rows, queries, stride, out); });
+  for_each(shape->kv_heads, [&](int head) {
+    chosen->attend(*shape, *segment, layer, head, 0, segment->rows, queries, stride, out);
+  });
 }
 
 // --- measuring

@@ -1,4 +1,4 @@
-// Attention over paged KV with a running softmax (Milakov and Gimelshein, arXiv 1805.02867), for queries of one KV head.
+// Attention of one KV head's queries over paged KV, with a running softmax (Milakov and Gimelshein, arXiv 1805.02867).
 //
 // A page holds the keys of a head as [head_dim][64 tokens] and its values as [64 tokens][head_dim]: both products run
 // along vectors without sums across lanes. Every query goes through the pages in order and on its own, so its result
@@ -42,7 +42,8 @@ static void score(const float* const queries[kN], const void* keys, const void* 
     Floats key[4];
     prefetch_row<kHalf>(next, d, kPageTokens);
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) key[j] = load_kv<kHalf>(keys, static_cast<int64_t>(d) * kPageTokens + j * kLanes, kLanes);
+    for (int j = 0; j < 4; ++j)
+      key[j] = load_kv<kHalf>(keys, static_cast<int64_t>(d) * kPageTokens + j * kLanes, kLanes);
 #pragma GCC unroll 4
     for (int q = 0; q < kN; ++q) {
       const Floats query = splat_float(queries[q][d]);
@@ -57,8 +58,8 @@ static void score(const float* const queries[kN], const void* keys, const void* 
 // out [kN][head_dim] = out * keep + weights [kN][64] times the first `tokens` values [64][head_dim]; `next` are the
 // values that come after these.
 template <bool kHalf, int kN>
-static void blend(const float* weights, const void* values, const void* next, int tokens, int head_dim, const float* keep,
-                  float* const out[kN]) {
+static void blend(const float* weights, const void* values, const void* next, int tokens, int head_dim,
+                  const float* keep, float* const out[kN]) {
   for (int d = 0; d < head_dim; d += 4 * kLanes) {
     Floats sums[kN][4];
     int n[4];
@@ -72,7 +73,8 @@ static void blend(const float* weights, const void* values, const void* next, in
         Floats value[4];
         prefetch_row<kHalf>(next, t, head_dim);
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j) value[j] = load_kv<kHalf>(values, static_cast<int64_t>(t) * head_dim + d + j * kLanes, kLanes);
+        for (int j = 0; j < 4; ++j)
+          value[j] = load_kv<kHalf>(values, static_cast<int64_t>(t) * head_dim + d + j * kLanes, kLanes);
 #pragma GCC unroll 4
         for (int q = 0; q < kN; ++q) {
           const Floats weight = splat_float(weights[q * kPageTokens + t]);
@@ -100,7 +102,8 @@ struct QueryBlock {
 };
 
 template <bool kHalf, int kN>
-static void attend_block(const QueryBlock& b, const uint64_t* pages, int64_t key_offset, int64_t value_offset, int head_dim) {
+static void attend_block(const QueryBlock& b, const uint64_t* pages, int64_t key_offset, int64_t value_offset,
+                         int head_dim) {
   alignas(64) float scores[kN * kPageTokens];
   float largest[kN], total[kN], keep[kN];
   int64_t most = 0;
@@ -179,7 +182,8 @@ static void attend(const Shape& shape, const Segment& segment, int layer, int kv
 }
 
 // Write keys and values of one row and KV head into its page: `key` and `value` f32 [head_dim].
-static void append(const Shape& shape, const Segment& segment, int layer, int kv_head, int row, const float* key, const float* value) {
+static void append(const Shape& shape, const Segment& segment, int layer, int kv_head, int row, const float* key,
+                   const float* value) {
   const int head_dim = shape.head_dim, token = (segment.start + row) % kPageTokens;
   uint8_t* base = reinterpret_cast<uint8_t*>(segment.pages[(segment.start + row) / kPageTokens]);
   const int64_t head_items = static_cast<int64_t>(kPageTokens) * head_dim;

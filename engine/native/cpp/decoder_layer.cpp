@@ -44,7 +44,8 @@ struct Spans {
   int span;
 
   explicit Spans(const Matrix& m)
-      : blocks(m.blocks), span(static_cast<int>(std::clamp<int64_t>(kItemBytes / (64 * m.words), kLeastSpan, kMostSpan))) {}
+      : blocks(m.blocks),
+        span(static_cast<int>(std::clamp<int64_t>(kItemBytes / (64 * m.words), kLeastSpan, kMostSpan))) {}
   int items() const { return divided(blocks, span); }
   int first(int item) const { return item * span; }
   int last(int item) const { return std::min(blocks, (item + 1) * span); }
@@ -109,7 +110,8 @@ void multiply_span(const Kernels& kernels, const Matrix& m, const Inputs& x, con
     kernels.multiply(m, x, rb, first, last - first, sums);
     for (int block = first; block < last; ++block) {
       const int width = columns(m, block);
-      for (int r = 0; r < n && width > 0; ++r) take(rb * kRowBlock + r, block, width, sums + ((block - first) * n + r) * kLanes);
+      for (int r = 0; r < n && width > 0; ++r)
+        take(rb * kRowBlock + r, block, width, sums + ((block - first) * n + r) * kLanes);
     }
   }
 }
@@ -128,7 +130,14 @@ struct LayerJob {
   int64_t mixed_stride;
 
   LayerJob(const Pass& p, const Layer& l)
-      : pass(p), layer(l), q_spans(l.q), k_spans(l.k), v_spans(l.v), o_spans(l.o), gate_spans(l.gate), down_spans(l.down) {
+      : pass(p),
+        layer(l),
+        q_spans(l.q),
+        k_spans(l.k),
+        v_spans(l.v),
+        o_spans(l.o),
+        gate_spans(l.gate),
+        down_spans(l.down) {
     Carver carver(p.scratch);
     const Shape& s = p.shape;
     mixed_stride = static_cast<int64_t>(s.heads + 2 * s.kv_heads) * s.head_dim;
@@ -238,7 +247,8 @@ struct LayerJob {
     float* queries = mixed + row * mixed_stride + static_cast<int64_t>(head) * shared * s.head_dim;
     float* key = mixed + row * mixed_stride + static_cast<int64_t>(s.heads + head) * s.head_dim;
     const float* value = key + static_cast<int64_t>(s.kv_heads) * s.head_dim;
-    const float *cos = pass.cos + static_cast<int64_t>(row) * s.head_dim, *sin = pass.sin + static_cast<int64_t>(row) * s.head_dim;
+    const float* cos = pass.cos + static_cast<int64_t>(row) * s.head_dim;
+    const float* sin = pass.sin + static_cast<int64_t>(row) * s.head_dim;
     pass.kernels.rotate_heads(queries, cos, sin, shared, s.head_dim, 1.0f / sqrtf(static_cast<float>(s.head_dim)));
     pass.kernels.rotate_heads(key, cos, sin, 1, s.head_dim, 1.0f);
     pass.kernels.append(s, pass.segments[i], layer.index, head, row - pass.segments[i].first_row, key, value);
@@ -248,7 +258,8 @@ struct LayerJob {
     const Shape& s = pass.shape;
     const int head = item % s.kv_heads;
     int part = item / s.kv_heads, i = 0;
-    for (; part >= divided(pass.segments[i].rows, rows_per_item()); ++i) part -= divided(pass.segments[i].rows, rows_per_item());
+    for (; part >= divided(pass.segments[i].rows, rows_per_item()); ++i)
+      part -= divided(pass.segments[i].rows, rows_per_item());
     const Segment& segment = pass.segments[i];
     const int first = part * rows_per_item(), last = std::min(segment.rows, first + rows_per_item());
     const int64_t row = segment.first_row;
@@ -270,8 +281,8 @@ struct MatrixJob {
   float* out;
   bool exact;
 
-  MatrixJob(const Kernels& k, const Shape& s, const Matrix& matrix, const float* source, int n, const float* norm, bool unrounded,
-            float* target, uint8_t* scratch)
+  MatrixJob(const Kernels& k, const Shape& s, const Matrix& matrix, const float* source, int n, const float* norm,
+            bool unrounded, float* target, uint8_t* scratch)
       : kernels(k), shape(s), m(matrix), spans(matrix), rows(source), n_rows(n), out(target), exact(unrounded) {
     Carver carver(scratch);
     if (!exact) x = rounding.add(carver, m, n, source, m.in, norm);
@@ -307,7 +318,8 @@ int64_t rounded_bytes(int rows, int units) {
 }
 
 int64_t scratch_bytes(const Shape& s, int rows, int units, int wide_units) {
-  const int64_t n = rows, query = static_cast<int64_t>(s.heads) * s.head_dim, key = static_cast<int64_t>(s.kv_heads) * s.head_dim;
+  const int64_t n = rows, query = static_cast<int64_t>(s.heads) * s.head_dim;
+  const int64_t key = static_cast<int64_t>(s.kv_heads) * s.head_dim;
   return aligned(n * (query + 2 * key) * 4) + aligned(n * query * 4) + aligned(n * s.intermediate * 4) +
          std::max(3 * rounded_bytes(rows, units), rounded_bytes(rows, wide_units));
 }

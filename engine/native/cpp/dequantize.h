@@ -17,7 +17,8 @@ FQ_INLINE void for_each_unit(const Matrix& m, int block, Each each) {
     const uint8_t* planes = codes_of(m, run, block);
     for (int g = 0; g < run.groups; ++g) {
       const int64_t group = run.first_group + g;
-      const Floats scale = look_up_scales(m.tables + group * kLanes, m.scales + (static_cast<int64_t>(block) * m.groups + group) * 8);
+      const Floats scale =
+          look_up_scales(m.tables + group * kLanes, m.scales + (static_cast<int64_t>(block) * m.groups + group) * 8);
       for (int left = run.rows_per_group; left > 0; left -= kUnitRows) {
         const int rows = left < kUnitRows ? left : kUnitRows;
         Ints codes[8];
@@ -76,7 +77,8 @@ static void multiply_exact(const Matrix& m, const float* row, int block, float* 
   Floats acc = zero();
   for_each_unit(m, block, [&](int first, int rows, int, int bits, const Ints codes[8], Floats scale) {
     Floats of_unit = zero();
-    for (int i = 0; i < rows; ++i) of_unit = fma(signed_code(codes, i, bits), splat_float(row[m.perm[first + i]]), of_unit);
+    for (int i = 0; i < rows; ++i)
+      of_unit = fma(signed_code(codes, i, bits), splat_float(row[m.perm[first + i]]), of_unit);
     acc = fma(of_unit, scale, acc);
   });
   store(sums, acc);

@@ -6,7 +6,8 @@
 namespace fq {
 
 static inline float half_to_float(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16, exponent = half >> 10 & 31u, mantissa = half & 1023u;
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
+  const uint32_t exponent = half >> 10 & 31u, mantissa = half & 1023u;
   float value;
   if (exponent == 0) {  // zero and subnormal numbers: mantissa * 2^-24
     value = static_cast<float>(mantissa) * 5.9604644775390625e-8f;

@@ -13,7 +13,8 @@ struct Kernels {
   void (*multiply)(const Matrix& m, const Inputs& x, int row_block, int first, int count, float* sums);
   void (*multiply_exact)(const Matrix& m, const float* row, int block, float* sums);
   void (*dequantize_block)(const Matrix& m, int block, int type, void* out, int64_t stride);
-  void (*repack)(int bits, const uint8_t* source, int64_t stride, int words, int blocks, uint8_t* target, int64_t target_stride);
+  void (*repack)(int bits, const uint8_t* source, int64_t stride, int words, int blocks, uint8_t* target,
+                 int64_t target_stride);
   void (*round_units)(const Matrix& m, const float* row, int r, int first, int last, const Inputs& out);
   void (*rms_norm_row)(const float* x, const float* weight, float* out, int n, float eps);
   void (*swiglu_row)(const float* gate, const float* up, float* out, int n);

@@ -29,7 +29,8 @@ constexpr int kAhead = 4096;
 
 // Add the units of a run to sums [kRows][16], for the rows of one row block and the columns of one block.
 template <int kRows, int kBits>
-static void multiply_run(const Matrix& m, const Run& run, const Inputs& x, int64_t first_place, int block, float* sums) {
+static void multiply_run(const Matrix& m, const Run& run, const Inputs& x, int64_t first_place, int block,
+                         float* sums) {
   Floats acc[kRows];
   for (int r = 0; r < kRows; ++r) acc[r] = load(sums + kLanes * r);
   const uint8_t* planes = codes_of(m, run, block);

@@ -24,7 +24,7 @@ struct Run {
 
 // A quantized matrix [in, out] in its arena layout (engine/exl2/blocked_layout.py).
 struct Matrix {
-  const uint8_t* codes;    // per run [blocks][words of the run][16] 32-bit words: planes of 4, 2 and 1 bits, see unpack.h
+  const uint8_t* codes;    // per run [blocks][words of the run][16] 32-bit words: planes of 4, 2 and 1 bits (unpack.h)
   const uint8_t* scales;   // [blocks][groups][8]: 16 four-bit indices into the group's table
   const uint16_t* tables;  // fp16 [groups][16]: the scales that a group can have
   const int32_t* perm;     // [in]: packed row r is input perm[r]
@@ -44,7 +44,8 @@ static inline int words_of(const Run& run) { return run.groups * (run.rows_per_g
 
 // Where the codes of a run begin for the columns of a block.
 static inline const uint8_t* codes_of(const Matrix& m, const Run& run, int block) {
-  return m.codes + (static_cast<int64_t>(run.first_word) * m.blocks + static_cast<int64_t>(block) * words_of(run)) * 4 * kLanes;
+  const int64_t words = static_cast<int64_t>(run.first_word) * m.blocks + static_cast<int64_t>(block) * words_of(run);
+  return m.codes + words * 4 * kLanes;
 }
 
 // Activations of several rows, rounded to int8 unit by unit. Rows come in blocks of up to kRowBlock; a block with n

@@ -34,7 +34,8 @@ FQ_INLINE void place_code(const Ints* words, Ints* low, Ints* high) {
   if constexpr (kRow < kRows) {
     constexpr int kLow = low_bits(kBits), kHigh = high_bits(kBits);
     constexpr int kVector = kRow / 4, kByte = kRow % 4;
-    low[kVector * kLow / 8] = bit_or(low[kVector * kLow / 8], take<kRow * kBits, kLow, 8 * kByte + kVector * kLow % 8>(words));
+    low[kVector * kLow / 8] =
+        bit_or(low[kVector * kLow / 8], take<kRow * kBits, kLow, 8 * kByte + kVector * kLow % 8>(words));
     high[kVector * kHigh / 8] =
         bit_or(high[kVector * kHigh / 8], take<kRow * kBits + kLow, kHigh, 8 * kByte + kVector * kHigh % 8>(words));
     place_code<kBits, kRow + 1, kRows>(words, low, high);
@@ -74,12 +75,15 @@ FQ_INLINE void repack_unit(const uint8_t* source, int64_t stride, int words, uin
 }
 
 template <int kBits>
-static void repack_rows(const uint8_t* source, int64_t stride, int words, int blocks, uint8_t* target, int64_t target_stride) {
-  for (int block = 0; block < blocks; ++block) repack_unit<kBits>(source + 64 * block, stride, words, target + block * target_stride);
+static void repack_rows(const uint8_t* source, int64_t stride, int words, int blocks, uint8_t* target,
+                        int64_t target_stride) {
+  for (int block = 0; block < blocks; ++block)
+    repack_unit<kBits>(source + 64 * block, stride, words, target + block * target_stride);
 }
 
 // One unit of all columns: `words` rows of q_weight to the same words of every block of 16 columns.
-static void repack(int bits, const uint8_t* source, int64_t stride, int words, int blocks, uint8_t* target, int64_t target_stride) {
+static void repack(int bits, const uint8_t* source, int64_t stride, int words, int blocks, uint8_t* target,
+                   int64_t target_stride) {
   switch (bits) {
     case 2: repack_rows<2>(source, stride, words, blocks, target, target_stride); break;
     case 3: repack_rows<3>(source, stride, words, blocks, target, target_stride); break;

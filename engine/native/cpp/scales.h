@@ -9,7 +9,8 @@ namespace fq {
 // q_scale [groups][columns / 8], 8 four-bit indices a word, to [blocks][groups][8 bytes]: of 16 columns, lane i at
 // nibble i / 2 of word i % 2, so that one broadcast and one shift bring every lane its own. `groups` of the matrix's
 // `all_groups` groups, from `first` on.
-static inline void repack_scales(const uint32_t* source, int first, int groups, int all_groups, int blocks, uint8_t* target) {
+static inline void repack_scales(const uint32_t* source, int first, int groups, int all_groups, int blocks,
+                                 uint8_t* target) {
   for (int block = 0; block < blocks; ++block) {
     for (int group = 0; group < groups; ++group) {
       const uint32_t* words = source + static_cast<int64_t>(group) * blocks * 2 + block * 2;
@@ -29,11 +30,12 @@ static inline void repack_scales(const uint32_t* source, int first, int groups, 
   }
 }
 
-// The 16 scales that each group can have: fp16((i + 1)^2 * fp16(largest * prescale / 256)), rounded where exllamav2 does.
+// The 16 scales that a group can have: fp16((i + 1)^2 * fp16(largest * prescale / 256)), rounded where exllamav2 does.
 static inline void scale_tables(const uint16_t* largest, int groups, float prescale, uint16_t* tables) {
   for (int group = 0; group < groups; ++group) {
     const float unit = half_to_float(float_to_half(half_to_float(largest[group]) * (prescale / 256.0f)));
-    for (int i = 0; i < kLanes; ++i) tables[group * kLanes + i] = float_to_half(static_cast<float>((i + 1) * (i + 1)) * unit);
+    for (int i = 0; i < kLanes; ++i)
+      tables[group * kLanes + i] = float_to_half(static_cast<float>((i + 1) * (i + 1)) * unit);
   }
 }
 

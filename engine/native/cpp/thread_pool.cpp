@@ -1,5 +1,6 @@
 #include "thread_pool.h"
 
+#include <algorithm>
 #include <chrono>
 
 namespace fq {
@@ -34,8 +35,9 @@ void pause() {
 
 }  // namespace
 
-Pool::Pool(int threads) : threads_(threads), ranges_(new Word[static_cast<size_t>(threads) * kMaxPhases]) {
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { serve(i); });
+Pool::Pool(int threads)
+    : threads_(std::max(threads, 1)), ranges_(new Word[static_cast<size_t>(threads_) * kMaxPhases]) {
+  for (int i = 1; i < threads_; ++i) workers_.emplace_back([this, i] { serve(i); });
 }
 
 Pool::~Pool() {

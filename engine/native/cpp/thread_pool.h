@@ -25,7 +25,7 @@ constexpr int kMaxPhases = 16;
 
 class Pool {
  public:
-  explicit Pool(int threads);  // the calling thread is one of them
+  explicit Pool(int threads);  // at least 1: the calling thread is one of them
   ~Pool();
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;

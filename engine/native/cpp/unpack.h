@@ -17,7 +17,8 @@ constexpr int high_bits(int bits) { return bits - low_bits(bits); }
 
 // Move bits that start at `from` in each byte to `to`.
 FQ_INLINE Ints move_bits(Ints word, int from, int to) {
-  return from >= to ? shift_right(word, static_cast<unsigned>(from - to)) : shift_left(word, static_cast<unsigned>(to - from));
+  return from >= to ? shift_right(word, static_cast<unsigned>(from - to))
+                    : shift_left(word, static_cast<unsigned>(to - from));
 }
 
 template <int kBits>
