@@ -6,21 +6,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from flexquant.engine.thread_waiting import sleep_while_waiting
+import numpy as np
+import torch
 
-sleep_while_waiting()  # as the daemon does, before torch is imported
-
-import torch  # noqa: E402  # see above
-
-from bench.our_model import write_ensemble  # noqa: E402
-from bench.our_swap import give_back, paced_sweep, steady_sweep  # noqa: E402
-from bench.prompts import prompt  # noqa: E402
-from bench.scale import BenchShape  # noqa: E402
-from bench.worker_loop import serve  # noqa: E402
-from flexquant.engine.compute import choose_compute  # noqa: E402
-from flexquant.engine.elastic_model import ElasticModel  # noqa: E402
-from flexquant.engine.ensemble import Ensemble  # noqa: E402
-from flexquant.engine.generation import Generation  # noqa: E402
+from bench.our_model import write_ensemble
+from bench.our_swap import give_back, paced_sweep, steady_sweep
+from bench.prompts import prompt
+from bench.scale import BenchShape
+from bench.worker_loop import serve
+from flexquant.engine.compute import choose_compute
+from flexquant.engine.elastic_model import ElasticModel
+from flexquant.engine.ensemble import Ensemble
+from flexquant.engine.generation import Generation
 
 
 class OurEngine:
@@ -49,7 +46,7 @@ class OurEngine:
         self._opened = ElasticModel.load(
             Ensemble.open(Path(folder)),
             kv_pages=kv_pages,
-            kv_dtype=torch.float16,
+            kv_dtype=np.float16,
             compute=choose_compute(threads=threads),
         )
         return {"footprints": self._model.footprints}

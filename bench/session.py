@@ -1,6 +1,7 @@
 """What all suites of a run share: sizes, model files, and the workers of both sides."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 from bench.figures import Figure
 from bench.peer_model import TYPES
+from bench.peer_server import PeerServerError, peer_server
 from bench.row import Row
 from bench.scale import BITS, Scale
 from bench.worker import Worker, WorkerError
@@ -41,7 +43,7 @@ class Session:
     @cached_property
     def our_about(self) -> dict[str, str]:
         """Versions, and which kernels compute."""
-        with Worker(sys.executable, "bench.our_worker") as worker:
+        with _our_worker() as worker:
             about: dict[str, str] = worker.ask("about")
             return about
 
@@ -49,7 +51,7 @@ class Session:
     def ensemble(self) -> Path:
         """Our model, written if it is not there."""
         folder = self.models / f"ours-{self.scale.shape.name}"
-        with Worker(sys.executable, "bench.our_worker") as worker:
+        with _our_worker() as worker:
             worker.ask("write", folder=str(folder), shape=dataclasses.asdict(self.scale.shape))
         return folder
 
@@ -60,7 +62,7 @@ class Session:
     @contextmanager
     def ours(self) -> Iterator[tuple[Worker, list[int]]]:
         """A worker with our model at position 0, and the footprints of its positions in bytes."""
-        with Worker(sys.executable, "bench.our_worker", {"OMP_NUM_THREADS": str(self.threads)}) as worker:
+        with _our_worker(OMP_NUM_THREADS=str(self.threads)) as worker:
             opened = worker.ask("open", folder=str(self.ensemble), threads=self.threads, kv_pages=_KV_PAGES)
             yield worker, opened["footprints"]
 
@@ -97,6 +99,17 @@ class Session:
         with Worker(self.peer_python, "bench.peer_worker") as worker:
             worker.ask("write", path=str(path), shape=dataclasses.asdict(self.scale.shape), bits=bits)
         return path
+
+    @cached_property
+    def peer_server(self) -> Path | str:
+        """llama.cpp's own server, built if it is not there, or why there is none."""
+        about = self.peer_about
+        if isinstance(about, str) or self.peer_python is None:
+            return str(about)
+        try:
+            return peer_server(self.models, self.peer_python, about["version"])
+        except PeerServerError as error:
+            return str(error)
 
     @contextmanager
     def peer(self, bits: int, *, sequences: int = 1, context: int = 1024) -> Iterator["Peer | None"]:
@@ -140,6 +153,12 @@ class Peer:
     worker: Worker
     weight_bytes: int
     """Bytes of weights that a decode step reads: all but the embedding table."""
+
+
+def _our_worker(**environment: str) -> Worker:
+    """A worker with our engine, whose OpenMP threads sleep while they wait, as those of the daemon do."""
+    waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}  # read when torch is imported
+    return Worker(sys.executable, "bench.our_worker", waiting | environment)
 
 
 def tokens_per_second(worker: Worker, scale: Scale, *, sequences: int = 1) -> float:

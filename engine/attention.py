@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flexquant.engine.kv_cache import PAGE_TOKENS, KVCache, KVSequence, pages_for
+from flexquant.engine.kv_cache import KVCache, KVSequence, pages_for
+from flexquant.engine.prefix_cache import PAGE_TOKENS
 
 
 class Attend(Protocol):
@@ -94,7 +95,7 @@ class _Span:
         # Row r is at position start + r and sees the positions up to its own.
         self._mask = None if rows == 1 or self._start == 0 else _causal_mask(rows, self._start)
         # Keys and values of each page: [layers, kv_heads, PAGE_TOKENS, head_dim].
-        self.pages = [cache.view(page) for page in sequence.pages[: pages_for(self._end)]]
+        self.pages = [tuple(map(torch.from_numpy, cache.view(page))) for page in sequence.pages[: pages_for(self._end)]]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         self._append(layer, torch.stack((k, v)).transpose(1, 2))

@@ -3,12 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from torch import Tensor
-
-from flexquant.engine.decoder import Segment, nothing
 from flexquant.engine.kv_cache import KVSequence
 from flexquant.engine.memory.registry import MemorySnapshot
 from flexquant.engine.model_config import ModelConfig
+from flexquant.engine.segment import Floats, Segment, Tokens, nothing
 
 
 class Backend(Protocol):
@@ -19,11 +17,27 @@ class Backend(Protocol):
         """The model's shape."""
         ...
 
-    def new_sequence(self, tokens: int) -> KVSequence:
-        """Return an empty sequence that can grow to `tokens` tokens.
+    def new_sequence(self, tokens: int, prompt: Tokens | None = None, *, exact: bool = False) -> KVSequence:
+        """Return a sequence that can grow to `tokens` tokens.
+
+        Args:
+            tokens: To reserve memory for.
+            prompt: int64 [n], what the sequence will begin with. As many of these, but never the last, as were kept
+                from earlier sequences are there already: `cached_tokens`.
+            exact: Only what was computed at the present position of the model is used again.
 
         Raises:
             KVExhaustedError: So many are not free.
+        """
+        ...
+
+    def keep(self, sequence: KVSequence, tokens: Tokens, prompt_tokens: int) -> None:
+        """Keep what was computed for later sequences that begin alike; memory that is needed otherwise is taken back.
+
+        Args:
+            sequence: Goes on as before.
+            tokens: int64 [n], its tokens from the start.
+            prompt_tokens: How many of them were its prompt.
         """
         ...
 
@@ -31,7 +45,7 @@ class Backend(Protocol):
         """Give back a sequence's memory; releasing twice is allowed."""
         ...
 
-    def forward(self, segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Tensor:
+    def forward(self, segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Floats:
         """Append tokens to sequences and return the logits after each sequence's last one: f32 [segments, vocab].
 
         `safe_point` is called before each layer; if it raises, no sequence has changed.

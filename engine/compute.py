@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import psutil
-from torch import Tensor
 
-from flexquant.engine.decoder import Segment
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import UsageError
 from flexquant.engine.exl2.spec import Exl2Spec
@@ -20,8 +20,8 @@ from flexquant.engine.kv_cache import KVCache
 from flexquant.engine.native.compute import NativeCompute
 from flexquant.engine.native.library import NativeUnavailableError, kernel_names
 from flexquant.engine.residency import Residency
+from flexquant.engine.segment import Floats, Segment
 from flexquant.engine.swap import Swapper
-from flexquant.engine.torch_compute import TorchCompute
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +32,11 @@ Fill = Callable[[Exl2Spec, memoryview], None]
 class ElasticDecoder(Protocol):
     """Runs an ensemble whose weights change at safe points. Engine thread only."""
 
-    def forward(self, segments: Sequence[Segment], cache: KVCache, safe_point: Callable[[], None]) -> Tensor:
+    def forward(self, segments: Sequence[Segment], cache: KVCache, safe_point: Callable[[], None]) -> Floats:
         """See `Decoder.forward`."""
         ...
 
-    def reconstruct(self, module: str) -> tuple[int, Tensor]:
+    def reconstruct(self, module: str) -> tuple[int, npt.NDArray[np.float16]]:
         """Resident variant of a module, and its weights: fp16 [in_features, padded outputs], packed row order."""
         ...
 
@@ -51,6 +51,11 @@ class Compute(Protocol):
 
     def size_bytes(self, spec: Exl2Spec) -> int:
         """Bytes that a layer takes in an arena, a multiple of 64."""
+        ...
+
+    @property
+    def independent_rows(self) -> bool:
+        """Whether a row's result is the same bits whichever rows, of a prompt or not, are computed with it."""
         ...
 
     def scratch(self, ensemble: Ensemble) -> Mapping[str, int]:
@@ -83,14 +88,14 @@ def choose_compute(name: str = AUTO, threads: int | None = None) -> Compute:
     """
     threads = usable_cores() if threads is None else threads
     if name == TORCH:
-        return TorchCompute(threads)
+        return _torch(threads)
     try:
         names = kernel_names()
     except NativeUnavailableError as error:
         if name != AUTO:
             raise
         log.warning("computing with plain torch, which is many times slower: %s. %s", error.message, error.hint)
-        return TorchCompute(threads)
+        return _torch(threads)
     if name == AUTO:
         return NativeCompute(names[0], threads)
     if name not in names:
@@ -102,3 +107,10 @@ def usable_cores() -> int:
     """Physical cores that this process may run on."""
     allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+def _torch(threads: int) -> Compute:
+    # Imported late: the daemon does without torch where there are native kernels, and starts sooner and smaller.
+    from flexquant.engine.torch_compute import TorchCompute
+
+    return TorchCompute(threads)

@@ -3,23 +3,17 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from flexquant.engine.attention import Attend, PagedAttention
-from flexquant.engine.kv_cache import KVCache, KVSequence
+from flexquant.engine.kv_cache import KVCache
 from flexquant.engine.model_config import FINAL_NORM, HEAD, ModelConfig, input_norm, post_norm
-from flexquant.engine.rope import RopeTable, Rotation, rotate
+from flexquant.engine.rope import RopeTable, Rotation
+from flexquant.engine.segment import Floats, Segment, extend, nothing
 from flexquant.engine.weights import Weights
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """New tokens of one sequence in a pass: int64 [n], n >= 1, appended at `sequence.length`."""
-
-    sequence: KVSequence
-    tokens: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +29,6 @@ class _LayerKeys:
     gate: str
     up: str
     down: str
-
-
-def nothing() -> None:
-    """The safe point of a pass that nobody interrupts."""
 
 
 class Decoder:
@@ -68,7 +58,7 @@ class Decoder:
         Returns:
             f32 [rows, hidden].
         """
-        return self._layer(i, hidden, self._rope.rotation(positions), attend)
+        return self._layer(i, hidden, self._rope.rotation(positions.numpy()), attend)
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -76,7 +66,7 @@ class Decoder:
         return self.weights.linear(HEAD, self._norm(FINAL_NORM, hidden))
 
     @torch.inference_mode()
-    def forward(self, segments: Sequence[Segment], cache: KVCache, safe_point: Callable[[], None] = nothing) -> Tensor:
+    def forward(self, segments: Sequence[Segment], cache: KVCache, safe_point: Callable[[], None] = nothing) -> Floats:
         """Append tokens to sequences and return the logits after each sequence's last one.
 
         Args:
@@ -93,8 +83,8 @@ class Decoder:
         """
         ends = extend(segments, cache)
         sizes = [len(segment.tokens) for segment in segments]
-        tokens = torch.cat([segment.tokens for segment in segments])
-        positions = torch.cat([torch.arange(end - size, end) for size, end in zip(sizes, ends, strict=True)])
+        tokens = torch.from_numpy(np.concatenate([segment.tokens for segment in segments]))
+        positions = np.concatenate([np.arange(end - size, end) for size, end in zip(sizes, ends, strict=True)])
         rotation = self._rope.rotation(positions)
         hidden = self.weights.embed(tokens)
         spans = [(segment.sequence, size) for segment, size in zip(segments, sizes, strict=True)]
@@ -106,7 +96,7 @@ class Decoder:
         logits = self.logits(hidden[last_rows])
         for segment, end in zip(segments, ends, strict=True):
             segment.sequence.length = end
-        return logits
+        return logits.numpy()
 
     def _layer(self, i: int, hidden: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
         keys, linear, head_dim = self._keys[i], self.weights.linear, self.config.head_dim
@@ -124,20 +114,10 @@ class Decoder:
         return F.rms_norm(x, x.shape[-1:], self.weights.norm(key), self.config.norm_eps)
 
 
-def extend(segments: Sequence[Segment], cache: KVCache) -> list[int]:
-    """Map the pages that the segments' new tokens need; returns each sequence's length after them.
-
-    Raises:
-        ValueError: There are no segments, or one has no tokens.
-        KVExhaustedError: The system has no memory for the pages.
-    """
-    sizes = [len(segment.tokens) for segment in segments]
-    if not sizes or 0 in sizes:
-        raise ValueError("a pass needs segments, and each of them tokens")
-    ends = [segment.sequence.length + size for segment, size in zip(segments, sizes, strict=True)]
-    for segment, end in zip(segments, ends, strict=True):
-        cache.grow(segment.sequence, end)
-    return ends
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Turn queries or keys by their positions: f32 [rows, heads, head_dim] -> the same shape, a copy."""
+    cos, signed_sin = torch.from_numpy(rotation.cos), torch.from_numpy(rotation.signed_sin)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), signed_sin)
 
 
 def _layer_keys(config: ModelConfig, layer: int) -> _LayerKeys:

@@ -1,22 +1,25 @@
 """A model that gives memory back while it answers: the backend that the rest of FlexQuant is about."""
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Self
 
+import numpy as np
+import numpy.typing as npt
 import psutil
-import torch
-from torch import Tensor
 
 from flexquant.engine.compute import Compute, ElasticDecoder, choose_compute
-from flexquant.engine.decoder import Segment, nothing
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import ContextLengthError, MemoryShortError
-from flexquant.engine.kv_cache import KVCache, KVSequence
+from flexquant.engine.kv_cache import KVCache, KVSequence, KVType
 from flexquant.engine.memory.registry import MemoryRegistry, MemorySnapshot
 from flexquant.engine.memory_needs import MemoryNeeds, plan_residency
 from flexquant.engine.model_config import ModelConfig
+from flexquant.engine.prefill import CHUNK_TOKENS
+from flexquant.engine.prefix_cache import PAGE_TOKENS
 from flexquant.engine.residency import Residency
+from flexquant.engine.segment import Floats, Segment, Tokens, nothing
 from flexquant.engine.store_reader import StoreReader
 from flexquant.engine.swap import Swapper
 
@@ -41,6 +44,7 @@ class ElasticModel:
         decoder: ElasticDecoder,
         cache: KVCache,
         context: int,
+        independent_rows: bool,
     ) -> None:
         self.ensemble = ensemble
         self.context = context
@@ -56,6 +60,8 @@ class ElasticModel:
         self._swapper = swapper
         self._cache = cache
         self._decoder = decoder
+        self._independent_rows = independent_rows
+        self._drop_reusable = threading.Event()
 
     @classmethod
     def load(
@@ -66,7 +72,7 @@ class ElasticModel:
         position: int | None = None,
         sequence: str | None = None,
         context: int | None = None,
-        kv_dtype: torch.dtype = torch.float16,
+        kv_dtype: KVType = np.float16,
         compute: Compute | None = None,
         drop_page_cache: bool = False,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
@@ -114,6 +120,7 @@ class ElasticModel:
                 decoder=compute.decoder(ensemble, residency, swapper),
                 cache=KVCache(ensemble.config, kv_pages, kv_dtype),
                 context=context or ensemble.config.context,
+                independent_rows=compute.independent_rows,
             )
         except BaseException:
             swapper.close()
@@ -162,8 +169,15 @@ class ElasticModel:
         """Order a move; see `Swapper.move_to`. Any thread."""
         return self._swapper.move_to(position, budget_s=budget_s)
 
+    def drop_reusable(self) -> None:
+        """Order that KV pages which no sequence has go at the next safe point. Any thread."""
+        self._drop_reusable.set()
+
     def safe_point(self) -> None:
         """Publish steps that are ready; see `Swapper.safe_point`. Engine thread only."""
+        if self._drop_reusable.is_set():
+            self._drop_reusable.clear()
+            self._cache.drop_reusable()
         self._swapper.safe_point()
 
     @property
@@ -195,8 +209,11 @@ class ElasticModel:
 
     # --- computing, engine thread only
 
-    def new_sequence(self, tokens: int) -> KVSequence:
+    def new_sequence(self, tokens: int, prompt: Tokens | None = None, *, exact: bool = False) -> KVSequence:
         """See `Backend`.
+
+        What is used again ends on the grid on which prompts are computed, unless rows are independent of each other:
+        a prompt gives the same bits with and without it.
 
         Raises:
             ContextLengthError: `tokens` exceeds the context.
@@ -206,26 +223,41 @@ class ElasticModel:
             raise ContextLengthError(
                 f"{tokens} tokens exceed the context of {self.context}", tokens=tokens, limit=self.context
             )
-        sequence = self._cache.sequence()
-        self._cache.reserve(sequence, tokens)
-        return sequence
+        grid = PAGE_TOKENS if self._independent_rows else CHUNK_TOKENS
+        begin = () if prompt is None else prompt[: (len(prompt) - 1) // grid * grid]
+        here = (self.position, self.position)
+        return self._cache.sequence(tokens, begin, usable=lambda page: not exact or page.positions == here)
+
+    def keep(self, sequence: KVSequence, tokens: Tokens, prompt_tokens: int) -> None:
+        """See `Backend`. Where rows depend on each other, what was computed token by token is not kept."""
+        last = len(tokens) if self._independent_rows else prompt_tokens // CHUNK_TOKENS * CHUNK_TOKENS
+        self._cache.keep(sequence, tokens[:last])
 
     def release(self, sequence: KVSequence) -> None:
         """See `Backend`."""
         self._cache.release(sequence)
 
-    def forward(self, segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Tensor:
-        """See `Backend`. All layers of a pass of single rows run at one position."""
+    def forward(self, segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Floats:
+        """See `Backend`. All layers of a pass of single rows run at one position, unless `safe_point` moves it."""
         self.safe_point()
+        best = worst = self.position
 
         def between_layers() -> None:
-            self.safe_point()
+            nonlocal best, worst
+            if prefill:
+                self.safe_point()
             safe_point()
+            best, worst = min(best, self.position), max(worst, self.position)
 
+        starts = [segment.sequence.length for segment in segments]
         prefill = any(len(segment.tokens) > 1 for segment in segments)
-        return self._decoder.forward(segments, self._cache, between_layers if prefill else safe_point)
+        logits = self._decoder.forward(segments, self._cache, between_layers)
+        for segment, start in zip(segments, starts, strict=True):
+            for page in segment.sequence.pages[start // PAGE_TOKENS :]:
+                page.note(best, worst)
+        return logits
 
-    def weights_of(self, module: str) -> tuple[int, Tensor]:
+    def weights_of(self, module: str) -> tuple[int, npt.NDArray[np.float16]]:
         """Variant of a module that is resident now, and its weights: fp16 [in_features, padded outputs], packed order.
 
         A copy, for verification.
@@ -234,4 +266,5 @@ class ElasticModel:
 
     def close(self) -> None:
         """Stop the loader and give the weights back. Sequences that are alive keep their pages until released."""
+        self._cache.drop_reusable()
         self._swapper.close()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final, Self
 
-import torch
+import numpy as np
 
 from flexquant.engine.errors import CheckpointError, EnsembleError, UnsupportedModelError
 from flexquant.engine.exl2.spec import Exl2Spec, read_spec
@@ -178,7 +178,7 @@ def _check_same_model(first: TensorIndex, config: ModelConfig, other: TensorInde
             hint=hint,
         )
     for norm in config.norms():
-        if not torch.equal(first.read(norm), other.read(norm)):
+        if not np.array_equal(first.content(norm), other.content(norm)):
             raise EnsembleError(
                 f"levels of different models: {norm} in {other.folder} differs from that in {first.folder}", hint=hint
             )

@@ -4,13 +4,12 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Literal, Self
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from flexquant.engine.backend import Backend
-from flexquant.engine.decoder import Segment, nothing
 from flexquant.engine.prefill import CHUNK_TOKENS, chunks
 from flexquant.engine.sampling import GREEDY, Sampler, SamplingParams
+from flexquant.engine.segment import Floats, Segment, nothing
 
 
 class Generation:
@@ -26,6 +25,7 @@ class Generation:
         sampling: How tokens are chosen.
         ignore_eos: Go on after the model's end-of-sequence tokens.
         chunk: Prompt tokens per step.
+        exact: Use only such keys and values of earlier prompts again as were computed at the model's present position.
 
     Raises:
         KVExhaustedError: The backend has no room for prompt and answer.
@@ -40,6 +40,7 @@ class Generation:
         sampling: SamplingParams = GREEDY,
         ignore_eos: bool = False,
         chunk: int = CHUNK_TOKENS,
+        exact: bool = False,
     ) -> None:
         if not prompt or max_tokens < 1:
             raise ValueError(f"{len(prompt)} prompt tokens and at most {max_tokens} generated: both must be at least 1")
@@ -49,13 +50,15 @@ class Generation:
         self.finished: Literal["stop", "length"] | None = None
         """Why it ended: an end-of-sequence token, or `max_tokens`."""
         self._backend = backend
-        self._prompt = torch.tensor(prompt)
+        self._prompt = np.array(prompt, np.int64)
         self._max_tokens = max_tokens
         self._eos_ids = () if ignore_eos else backend.config.eos_ids
         self._chunk = chunk
         self._sampler = Sampler(sampling)
         # The last token is not fed to the model again.
-        self._sequence = backend.new_sequence(len(prompt) + max_tokens - 1)
+        self._sequence = backend.new_sequence(len(prompt) + max_tokens - 1, self._prompt, exact=exact)
+        self.cached_tokens = self._sequence.cached_tokens
+        """Tokens of the prompt whose keys and values were there already."""
 
     @property
     def decoding(self) -> bool:
@@ -78,13 +81,15 @@ class Generation:
         if self.finished:
             raise RuntimeError(f"the generation is finished ({self.finished})")
         chunk = next(chunks(self._sequence.length, self.prompt_tokens, self._chunk), None)
-        tokens = torch.tensor(self.generated[-1:]) if chunk is None else self._prompt[chunk.start : chunk.stop]
+        tokens = np.array(self.generated[-1:], np.int64) if chunk is None else self._prompt[chunk.start : chunk.stop]
         return Segment(self._sequence, tokens)
 
-    def accept(self, logits: Tensor) -> int | None:
+    def accept(self, logits: Floats) -> int | None:
         """Take the logits, f32 [vocab], of a pass with `next_segment`. Returns as `step` does."""
         if self._sequence.length < self.prompt_tokens:
             return None
+        if not self.generated:
+            self._keep()
         token = self._sampler.sample(logits)
         self.generated.append(token)
         if token in self._eos_ids:
@@ -94,8 +99,13 @@ class Generation:
         return token
 
     def close(self) -> None:
-        """Give the sequence's memory back. Closing twice is allowed."""
+        """Give the sequence's memory back, but for what later prompts can use. Closing twice is allowed."""
+        self._keep()
         self._backend.release(self._sequence)
+
+    def _keep(self) -> None:
+        tokens = np.concatenate([self._prompt, np.array(self.generated, np.int64)])
+        self._backend.keep(self._sequence, tokens, self.prompt_tokens)
 
     def __enter__(self) -> Self:
         return self

@@ -1,17 +1,18 @@
-"""Keys and values of past tokens, in pages that are mapped when a sequence grows and unmapped when it ends."""
+"""Keys and values of past tokens, in pages that sequences share, and that are unmapped when nobody needs them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from flexquant.engine.errors import KVExhaustedError
 from flexquant.engine.memory.arena import Arena
 from flexquant.engine.model_config import ModelConfig
+from flexquant.engine.prefix_cache import PAGE_TOKENS, PrefixCache
 
-PAGE_TOKENS: Final = 64
+KVType = type[np.float16] | type[np.float32]
 
 
 class PageMemory(Protocol):
@@ -27,7 +28,7 @@ class PageMemory(Protocol):
         """Where the memory begins."""
         ...
 
-    def tensor(self) -> Tensor:
+    def array(self) -> npt.NDArray[np.uint8]:
         """All bytes as uint8 [mapped_bytes], a view that must die before `release`."""
         ...
 
@@ -37,14 +38,33 @@ class PageMemory(Protocol):
 
 
 @dataclass(eq=False, slots=True)
+class KVPage:
+    """Keys and values of up to PAGE_TOKENS tokens in all layers."""
+
+    memory: PageMemory
+    users: int = 1
+    """Sequences that have it in their block table, and the prefix cache. A page with several is full and final."""
+    positions: tuple[int, int] | None = None
+    """Best and worst position of the model at which its tokens were computed; None before the first."""
+
+    def note(self, best: int, worst: int) -> None:
+        """Tokens were computed between these positions."""
+        if self.positions is not None:
+            best, worst = min(best, self.positions[0]), max(worst, self.positions[1])
+        self.positions = best, worst
+
+
+@dataclass(eq=False, slots=True)
 class KVSequence:
     """One sequence of tokens in the cache; made by `KVCache.sequence`, changed by the cache and the decoder only."""
 
     length: int = 0
     """Tokens whose keys and values are in the pages."""
     reserved_pages: int = 0
-    """Pages that the sequence may take without asking again."""
-    pages: list[PageMemory] = field(default_factory=list)
+    """Pages that the sequence may have in all without asking again."""
+    cached_tokens: int = 0
+    """Tokens that were there from the start, computed for an earlier sequence."""
+    pages: list[KVPage] = field(default_factory=list)
     """The block table: page i holds the tokens from i * PAGE_TOKENS on."""
 
     @property
@@ -57,11 +77,13 @@ class KVCache:
     """Pages of `PAGE_TOKENS` tokens, each with the keys and values of all layers.
 
     A reservation is a promise and takes no memory: pages are mapped when the sequence grows into them. Pages of a
-    released sequence are given back at once. One thread uses the cache; it has no lock.
+    released sequence are given back at once, except for those that `keep` put into the prefix cache; these go when
+    a reservation needs their place, the one that was not used for longest first. One thread uses the cache; it has no
+    lock.
 
     Args:
         config: The model's.
-        pages: Most pages that all sequences together may reserve.
+        pages: Most pages: reserved by all sequences and kept for later ones together.
         dtype: float16 or float32.
         allocate: Makes the memory of a page from its size in bytes; raises MemoryError if there is none.
     """
@@ -70,11 +92,9 @@ class KVCache:
         self,
         config: ModelConfig,
         pages: int,
-        dtype: torch.dtype = torch.float16,
+        dtype: KVType = np.float16,
         allocate: Callable[[int], PageMemory] = Arena,
     ) -> None:
-        if dtype not in (torch.float16, torch.float32):
-            raise ValueError(f"the KV cache holds float16 or float32, not {dtype}")
         self.config = config
         self.dtype = dtype
         self.pages = pages
@@ -82,20 +102,48 @@ class KVCache:
         self._allocate = allocate
         self._reserved = 0
         self._mapped = 0
+        self._prefixes: PrefixCache[KVPage] = PrefixCache()
 
     @property
     def free_pages(self) -> int:
-        """Pages that can still be reserved."""
+        """Pages that can still be reserved; those that are only kept for later count as free."""
         return self.pages - self._reserved
 
     @property
     def bytes_in_use(self) -> int:
-        """Bytes mapped by the pages of all sequences."""
+        """Bytes mapped by all pages."""
         return self._mapped
 
-    def sequence(self) -> KVSequence:
-        """Return an empty sequence without a reservation."""
-        return KVSequence()
+    @property
+    def reusable_bytes(self) -> int:
+        """Bytes of pages that no sequence has: what `drop_reusable` gives back."""
+        return sum(page.memory.mapped_bytes for page in self._prefixes.pages() if page.users == 1)
+
+    def sequence(
+        self, tokens: int = 0, prompt: npt.ArrayLike = (), *, usable: Callable[[KVPage], bool] = lambda _page: True
+    ) -> KVSequence:
+        """Make a sequence that can grow to `tokens` tokens in all.
+
+        Args:
+            tokens: To reserve.
+            prompt: Token ids that the sequence will begin with; of these, as many as are kept from earlier sequences
+                are there already.
+            usable: Whether a kept page is good enough; the pages behind one that is not are no use either.
+
+        Raises:
+            KVExhaustedError: The pages are not free; nothing has changed.
+        """
+        sequence = KVSequence()
+        for page in self._prefixes.match(prompt, usable):
+            page.users += 1
+            sequence.pages.append(page)
+        sequence.length = sequence.cached_tokens = len(sequence.pages) * PAGE_TOKENS
+        try:
+            self.reserve(sequence, max(tokens, sequence.length))
+        except KVExhaustedError:
+            self.release(sequence)
+            raise
+        return sequence
 
     def reserve(self, sequence: KVSequence, tokens: int) -> None:
         """Make sure that the sequence can grow to `tokens` tokens in all. A reservation never shrinks.
@@ -114,6 +162,7 @@ class KVCache:
             )
         sequence.reserved_pages += more
         self._reserved += more
+        self._make_room()
 
     def grow(self, sequence: KVSequence, tokens: int) -> None:
         """Map the pages that `tokens` tokens in all need.
@@ -125,26 +174,33 @@ class KVCache:
         if tokens > sequence.reserved_tokens:
             raise ValueError(f"{tokens} tokens exceed the sequence's reservation of {sequence.reserved_tokens}")
         while len(sequence.pages) < pages_for(tokens):
-            try:
-                memory = self._allocate(self.page_bytes)
-            except MemoryError as error:
-                raise KVExhaustedError(
-                    f"the system has no memory for another KV page of {self.page_bytes} bytes",
-                    hint="Free some memory and try again.",
-                ) from error
-            self._mapped += memory.mapped_bytes
-            sequence.pages.append(memory)
+            sequence.pages.append(KVPage(self._new_memory()))
+
+    def keep(self, sequence: KVSequence, tokens: npt.ArrayLike) -> None:
+        """Keep the sequence's full pages for later sequences that begin with the same tokens.
+
+        Args:
+            sequence: Goes on as before.
+            tokens: Its token ids from the start; pages beyond these, or beyond its length, are not kept.
+        """
+        ids = np.asarray(tokens)[: sequence.length]
+        for page, replaced in self._prefixes.insert(ids, sequence.pages, _replaces):
+            page.users += 1
+            if replaced is not None:
+                self._let_go(replaced)
+
+    def drop_reusable(self) -> None:
+        """Give back every page that no sequence has."""
+        self._drop(self.pages)
 
     def release(self, sequence: KVSequence) -> None:
-        """Give back all pages and the reservation; the sequence is empty afterwards."""
+        """Give back the sequence's pages and its reservation; the sequence is empty afterwards."""
         self._reserved -= sequence.reserved_pages
         sequence.reserved_pages = sequence.length = 0
         while sequence.pages:
-            memory = sequence.pages.pop()
-            self._mapped -= memory.mapped_bytes
-            memory.release()
+            self._let_go(sequence.pages.pop())
 
-    def view(self, page: PageMemory) -> tuple[Tensor, Tensor]:
+    def view(self, page: KVPage) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Return a page's keys and values: each [layers, kv_heads, PAGE_TOKENS, head_dim].
 
         In memory a page is [layers, 2 (keys, values), kv_heads], then keys as [head_dim, PAGE_TOKENS] and values as
@@ -152,9 +208,42 @@ class KVCache:
         released.
         """
         layers, kv_heads, head_dim = self.config.layers, self.config.kv_heads, self.config.head_dim
-        whole = page.tensor()[: self.page_bytes].view(self.dtype).view(layers, 2, kv_heads, -1)
-        keys = whole[:, 0].view(layers, kv_heads, head_dim, PAGE_TOKENS).transpose(-1, -2)
-        return keys, whole[:, 1].view(layers, kv_heads, PAGE_TOKENS, head_dim)
+        whole = page.memory.array()[: self.page_bytes].view(self.dtype).reshape(layers, 2, kv_heads, -1)
+        keys = whole[:, 0].reshape(layers, kv_heads, head_dim, PAGE_TOKENS).swapaxes(-1, -2)
+        return keys, whole[:, 1].reshape(layers, kv_heads, PAGE_TOKENS, head_dim)
+
+    def _new_memory(self) -> PageMemory:
+        try:
+            memory = self._allocate(self.page_bytes)
+        except MemoryError as error:
+            raise KVExhaustedError(
+                f"the system has no memory for another KV page of {self.page_bytes} bytes",
+                hint="Free some memory and try again.",
+            ) from error
+        self._mapped += memory.mapped_bytes
+        return memory
+
+    def _let_go(self, page: KVPage) -> None:
+        page.users -= 1
+        if page.users == 0:
+            self._mapped -= page.memory.mapped_bytes
+            page.memory.release()
+
+    def _make_room(self) -> None:
+        """Hold what is reserved and what is kept for later within the limit. A shared page counts once per sequence."""
+        only_kept = sum(page.users == 1 for page in self._prefixes.pages())
+        self._drop(self._reserved + only_kept - self.pages)
+
+    def _drop(self, count: int) -> None:
+        """Give back up to `count` pages that no sequence has, the least recently used first."""
+        if count > 0:
+            for page in self._prefixes.evict(count, lambda page: page.users == 1):
+                self._let_go(page)
+
+
+def _replaces(new: KVPage, kept: KVPage) -> bool:
+    """Whether the kept page of the same tokens gives way: the latest positions are the ones that will be asked for."""
+    return new.positions != kept.positions
 
 
 def pages_for(tokens: int) -> int:
@@ -162,6 +251,6 @@ def pages_for(tokens: int) -> int:
     return -(-tokens // PAGE_TOKENS)
 
 
-def page_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+def page_bytes(config: ModelConfig, dtype: KVType) -> int:
     """Bytes of one page."""
-    return config.layers * 2 * config.kv_heads * PAGE_TOKENS * config.head_dim * dtype.itemsize
+    return config.layers * 2 * config.kv_heads * PAGE_TOKENS * config.head_dim * np.dtype(dtype).itemsize

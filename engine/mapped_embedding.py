@@ -4,16 +4,12 @@ A token touches one row, so mapping the file costs a few pages where a copy of t
 megabytes for a large vocabulary.
 """
 
-from typing import Final
-
 import numpy as np
-import torch
-from torch import Tensor
 
 from flexquant.engine.errors import CheckpointError
-from flexquant.engine.tensor_index import TensorEntry, torch_dtype
-
-_RAW: Final = {"F16": np.uint16, "BF16": np.uint16, "F32": np.uint32}
+from flexquant.engine.float_types import BITS, as_float32
+from flexquant.engine.segment import Floats, Tokens
+from flexquant.engine.tensor_index import TensorEntry
 
 
 class MappedEmbedding:
@@ -30,15 +26,15 @@ class MappedEmbedding:
     """
 
     def __init__(self, entry: TensorEntry) -> None:
-        if entry.dtype not in _RAW or len(entry.shape) != 2 or entry.nbytes == 0:
+        if entry.dtype not in BITS or len(entry.shape) != 2 or entry.nbytes == 0:
             raise CheckpointError(
                 f"{entry.file}: tensor {entry.name}: {entry.dtype} of shape {list(entry.shape)} is no embedding table; "
-                f"expected a matrix of {', '.join(_RAW)}"
+                f"expected a matrix of {', '.join(BITS)}"
             )
-        self._dtype = torch_dtype(entry.dtype)
+        self._dtype = entry.dtype
         try:
             self._table = np.memmap(
-                entry.file, dtype=_RAW[entry.dtype], mode="r", offset=entry.offset, shape=entry.shape
+                entry.file, dtype=BITS[entry.dtype], mode="r", offset=entry.offset, shape=entry.shape
             )
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{entry.file}: cannot be mapped: {error}") from error
@@ -48,7 +44,7 @@ class MappedEmbedding:
         """Bytes of the table in its file; an upper limit of what is resident."""
         return self._table.nbytes
 
-    def rows(self, tokens: Tensor) -> Tensor:
+    def rows(self, tokens: Tokens) -> Floats:
         """Look up rows.
 
         Args:
@@ -60,7 +56,6 @@ class MappedEmbedding:
         Raises:
             IndexError: A token is outside the vocabulary.
         """
-        ids = tokens.numpy()
-        if ids.size and ids.min() < 0:
-            raise IndexError(f"token {ids.min()} is outside the vocabulary of {len(self._table)}")
-        return torch.from_numpy(np.asarray(self._table[ids])).view(self._dtype).float()
+        if tokens.size and tokens.min() < 0:
+            raise IndexError(f"token {tokens.min()} is outside the vocabulary of {len(self._table)}")
+        return as_float32(np.asarray(self._table[tokens]), self._dtype)

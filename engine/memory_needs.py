@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-import torch
+import numpy as np
 
 from flexquant.engine.compute import Compute
 from flexquant.engine.ensemble import Ensemble
-from flexquant.engine.kv_cache import page_bytes, pages_for
+from flexquant.engine.kv_cache import KVType, page_bytes, pages_for
 from flexquant.engine.memory.arena import page_rounded
 from flexquant.engine.residency import Residency, VariantSize
 
@@ -34,7 +34,7 @@ class MemoryNeeds:
         compute: Compute,
         *,
         sequence: str | None = None,
-        kv_dtype: torch.dtype = torch.float16,
+        kv_dtype: KVType = np.float16,
     ) -> Self:
         """Needs of an ensemble on its default or another sequence.
 
@@ -46,7 +46,7 @@ class MemoryNeeds:
         return cls(
             mapped=tuple(residency.mapped(position) for position in range(residency.max_position + 1)),
             scratch={"spare": residency.spare_bytes, **compute.scratch(ensemble)},
-            fixed=len(config.norms()) * config.hidden_size * torch.float32.itemsize,
+            fixed=len(config.norms()) * config.hidden_size * np.dtype(np.float32).itemsize,
             kv_page=page_rounded(page_bytes(config, kv_dtype)),
         )
 

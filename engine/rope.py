@@ -3,17 +3,17 @@
 import math
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from flexquant.engine.model_config import Rope
+from flexquant.engine.segment import Floats, Tokens
 
 
 class Rotation(NamedTuple):
     """How the rows of one pass are turned. Both f32 [rows, 1, head_dim]."""
 
-    cos: Tensor
-    signed_sin: Tensor
+    cos: Floats
+    signed_sin: Floats
     """Sine, negated in the first half of the head dimension."""
 
 
@@ -28,23 +28,18 @@ class RopeTable:
     def __init__(self, rope: Rope, head_dim: int) -> None:
         self._frequencies = inverse_frequencies(rope, head_dim)
 
-    def rotation(self, positions: Tensor) -> Rotation:
+    def rotation(self, positions: Tokens) -> Rotation:
         """Return the rotation of rows at `positions`, int64 [rows].
 
         The angles are rounded to float32 as models were trained with; going through float64 from there on makes a
         row's values independent of which other rows are computed with it.
         """
-        angles = (positions.float()[:, None] * self._frequencies).double()
-        cos, sin = angles.cos().float(), angles.sin().float()
-        return Rotation(torch.cat((cos, cos), dim=1)[:, None], torch.cat((-sin, sin), dim=1)[:, None])
+        angles = (positions.astype(np.float32)[:, None] * self._frequencies).astype(np.float64)
+        cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        return Rotation(np.concatenate((cos, cos), axis=1)[:, None], np.concatenate((-sin, sin), axis=1)[:, None])
 
 
-def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn queries or keys by their positions: f32 [rows, heads, head_dim] -> the same shape, a copy."""
-    return torch.addcmul(x * rotation.cos, x.roll(x.shape[-1] // 2, dims=-1), rotation.signed_sin)
-
-
-def inverse_frequencies(rope: Rope, head_dim: int) -> Tensor:
+def inverse_frequencies(rope: Rope, head_dim: int) -> Floats:
     """Return radians per position for each pair of dimensions: f32 [head_dim / 2].
 
     "linear" divides all by `factor` (Chen et al., arXiv 2306.15595). "llama3" (The Llama 3 Herd of Models,
@@ -52,13 +47,13 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> Tensor:
     `original_context / low_freq_factor`, keeps those shorter than `original_context / high_freq_factor`, and
     goes smoothly from one to the other in between.
     """
-    exponents = torch.arange(0, head_dim, 2).float() / head_dim
-    frequencies = 1.0 / (rope.theta**exponents)
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    frequencies: Floats = np.float32(1) / np.float32(rope.theta) ** exponents
     if rope.kind == "default":
         return frequencies
-    scaled = frequencies / rope.factor
+    scaled: Floats = frequencies / np.float32(rope.factor)
     if rope.kind == "linear":
         return scaled
     turns = rope.original_context * frequencies / (2 * math.pi)
-    kept = ((turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)).clamp(0, 1)
-    return kept * frequencies + (1 - kept) * scaled
+    kept = ((turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)).clip(0, 1)
+    return (kept * frequencies + (1 - kept) * scaled).astype(np.float32)

@@ -7,7 +7,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from flexquant.engine.errors import FlexQuantError
 
@@ -58,7 +57,7 @@ class Sampler:
         # random.Random ignores an int's sign, so seeds are made unsigned.
         self._random = random.Random(None if params.seed is None else params.seed % _SEEDS)
 
-    def sample(self, logits: Tensor) -> int:
+    def sample(self, logits: npt.NDArray[np.float32]) -> int:
         """Choose a token.
 
         Args:
@@ -67,7 +66,7 @@ class Sampler:
         Raises:
             FlexQuantError: A logit is NaN or +inf, or all are -inf.
         """
-        values: Floats = logits.numpy().astype(np.float64)
+        values: Floats = logits.astype(np.float64)
         likeliest = int(values.argmax())
         if not math.isfinite(values[likeliest]):
             raise FlexQuantError(

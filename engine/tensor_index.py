@@ -14,42 +14,33 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, Self, TypeGuard
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from flexquant.engine.errors import CheckpointError
+from flexquant.engine.float_types import BITS, as_float32
 
 HEADER_LIMIT: Final = 100_000_000
 """Bytes; the format's own limit for a header."""
 
-_DTYPES: Final[dict[str, torch.dtype]] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+_ITEM_BYTES: Final = {
+    "F64": 8,
+    "I64": 8,
+    "U64": 8,
+    "F32": 4,
+    "I32": 4,
+    "U32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I16": 2,
+    "U16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
 }
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """The torch type for a safetensors type name such as "F16".
-
-    Raises:
-        CheckpointError: The type is not one that we read.
-    """
-    try:
-        return _DTYPES[name]
-    except KeyError:
-        raise CheckpointError(f"dtype {name!r} is not supported; supported: {', '.join(_DTYPES)}") from None
+"""The types that we read, as safetensors spells them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +93,27 @@ class TensorIndex:
         """Names of all tensors, sorted."""
         return sorted(self._entries)
 
-    def read(self, name: str) -> torch.Tensor:
-        """An own copy of a tensor, in its stored type and shape.
+    def content(self, name: str) -> npt.NDArray[np.uint8]:
+        """A copy of a tensor's bytes.
 
         Raises:
             CheckpointError: The tensor is missing, its file is shorter than its header says, or cannot be read.
         """
         entry = self[name]
-        # Torch's own memory is aligned; the last bits of a matrix product may depend on that.
-        tensor = torch.empty(entry.shape, dtype=torch_dtype(entry.dtype))
-        read_into(entry, tensor.view(-1).view(torch.uint8).numpy().data)
-        return tensor
+        content = np.empty(entry.nbytes, np.uint8)
+        read_into(entry, content.data)
+        return content
+
+    def floats(self, name: str) -> npt.NDArray[np.float32]:
+        """A copy of a tensor of type F16, BF16 or F32, as float32.
+
+        Raises:
+            CheckpointError: As `content`; or it has another type.
+        """
+        entry = self[name]
+        if entry.dtype not in BITS:
+            raise CheckpointError(f"{entry.file}: tensor {name} is {entry.dtype}; expected {', '.join(BITS)}")
+        return as_float32(self.content(name).view(BITS[entry.dtype]).reshape(entry.shape), entry.dtype)
 
 
 def read_into(entry: TensorEntry, buffer: memoryview, start: int = 0) -> None:
@@ -187,8 +188,10 @@ def _entry(file: Path, name: str, found: object, *, start: int, size: int) -> Te
     if not isinstance(found, dict):
         raise CheckpointError(f"{where}: its header entry is not an object")
     dtype, shape, offsets = found.get("dtype"), found.get("shape"), found.get("data_offsets")
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise CheckpointError(f"{where}: dtype {reprlib.repr(dtype)} is not supported; supported: {', '.join(_DTYPES)}")
+    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
+        raise CheckpointError(
+            f"{where}: dtype {reprlib.repr(dtype)} is not supported; supported: {', '.join(_ITEM_BYTES)}"
+        )
     if not _are_counts(shape) or math.prod(filter(None, shape)) >= 2**63:
         raise CheckpointError(f"{where}: shape {reprlib.repr(shape)} is not a list of sizes")
     if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
@@ -199,7 +202,7 @@ def _entry(file: Path, name: str, found: object, *, start: int, size: int) -> Te
             f"{where} ends at byte {start + end}, the file has {size}; it is truncated",
             hint="Download or build it again.",
         )
-    if math.prod(shape) * _DTYPES[dtype].itemsize != end - begin:
+    if math.prod(shape) * _ITEM_BYTES[dtype] != end - begin:
         raise CheckpointError(
             f"{where}: shape {reprlib.repr(shape)} of {dtype} does not take the {end - begin} bytes that are there"
         )

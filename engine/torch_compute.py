@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from flexquant.engine.decoder import Decoder, Segment
+from flexquant.engine.decoder import Decoder
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.exl2.dequantize import scratch_bytes
 from flexquant.engine.exl2.disk_layout import layout, size_bytes
@@ -14,6 +15,7 @@ from flexquant.engine.exl2.spec import Exl2Spec
 from flexquant.engine.kv_cache import KVCache
 from flexquant.engine.prefill import CHUNK_TOKENS
 from flexquant.engine.residency import Residency
+from flexquant.engine.segment import Floats, Segment
 from flexquant.engine.swap import Swapper
 from flexquant.engine.tensor_index import read_into
 from flexquant.engine.torch_weights import TorchWeights
@@ -27,6 +29,7 @@ class TorchCompute:
     """
 
     name: Final = "torch"
+    independent_rows: Final = False
 
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
@@ -64,13 +67,14 @@ class TorchDecoder:
         self._weights = weights
         self._decoder = Decoder(weights.config, weights)
 
-    def forward(self, segments: Sequence[Segment], cache: KVCache, safe_point: Callable[[], None]) -> Tensor:
+    def forward(self, segments: Sequence[Segment], cache: KVCache, safe_point: Callable[[], None]) -> Floats:
         """See `ElasticDecoder`."""
         return self._decoder.forward(segments, cache, safe_point)
 
-    def reconstruct(self, module: str) -> tuple[int, Tensor]:
+    def reconstruct(self, module: str) -> tuple[int, npt.NDArray[np.float16]]:
         """See `ElasticDecoder`."""
-        return self._weights.reconstruct(module)
+        variant, weights = self._weights.reconstruct(module)
+        return variant, weights.numpy()
 
 
 def _fill(spec: Exl2Spec, buffer: memoryview) -> None:

@@ -1,5 +1,6 @@
 """The torch decoder's weights, read from arenas that change between its layers."""
 
+import torch
 from torch import Tensor
 
 from flexquant.engine.ensemble import Ensemble
@@ -10,6 +11,7 @@ from flexquant.engine.model_config import EMBEDDING
 from flexquant.engine.places import Places
 from flexquant.engine.residency import Residency
 from flexquant.engine.swap import Swapper
+from flexquant.engine.torch_tensors import arena_tensor, read_tensor
 
 
 class TorchWeights:
@@ -27,11 +29,11 @@ class TorchWeights:
         self.config = ensemble.config
         self._places = Places(ensemble, residency, swapper)
         self._embedding = MappedEmbedding(ensemble.common[EMBEDDING])
-        self._norms = {name: ensemble.common.read(name).float() for name in ensemble.config.norms()}
+        self._norms = {name: read_tensor(ensemble.common, name).float() for name in ensemble.config.norms()}
 
     def embed(self, tokens: Tensor) -> Tensor:
         """See `Weights`."""
-        return self._embedding.rows(tokens)
+        return torch.from_numpy(self._embedding.rows(tokens.numpy()))
 
     def norm(self, key: str) -> Tensor:
         """See `Weights`."""
@@ -49,4 +51,4 @@ class TorchWeights:
     def _matrix(self, module: str) -> tuple[int, Exl2Matrix]:
         """Variant and views of a module; the views must die before the next safe point."""
         variant, spec, arena, offset = self._places.find(module)
-        return variant, matrix_from(spec, arena.tensor(), offset)
+        return variant, matrix_from(spec, arena_tensor(arena), offset)

@@ -14,6 +14,7 @@ from flexquant.engine.exl2.spec import Exl2Spec, is_quantized, read_spec
 from flexquant.engine.mapped_embedding import MappedEmbedding
 from flexquant.engine.model_config import EMBEDDING, HEAD, LinearShape, ModelConfig
 from flexquant.engine.tensor_index import TensorEntry, TensorIndex, read_into
+from flexquant.engine.torch_tensors import read_tensor
 
 
 class Weights(Protocol):
@@ -67,7 +68,7 @@ class DenseWeights:
 
     def embed(self, tokens: Tensor) -> Tensor:
         """See `Weights`."""
-        return self._embedding.rows(tokens)
+        return torch.from_numpy(self._embedding.rows(tokens.numpy()))
 
     def norm(self, key: str) -> Tensor:
         """See `Weights`."""
@@ -98,7 +99,7 @@ class DenseWeights:
     def _tensor(self, name: str) -> Tensor:
         kept = self._kept.get(name)
         if kept is None:
-            kept = self._kept[name] = self._index.read(name).float()
+            kept = self._kept[name] = read_tensor(self._index, name).float()
         return kept
 
 

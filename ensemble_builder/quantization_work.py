@@ -12,6 +12,7 @@ from typing import Final
 from torch import Tensor
 
 from flexquant.engine.tensor_index import TensorEntry, TensorIndex
+from flexquant.engine.torch_tensors import read_tensor
 from flexquant.ensemble_builder.atomic_file import cannot_write, write_atomically
 from flexquant.ensemble_builder.safetensors_file import write_safetensors
 
@@ -59,7 +60,7 @@ class QuantizationWork:
             return None
         index = TensorIndex.open(self._folder / _HIDDEN)
         (name,) = index.names()
-        return int(name), index.read(name).clone()
+        return int(name), read_tensor(index, name)
 
     def results(self, level: str) -> dict[str, TensorEntry]:
         """Return where the quantized tensors of a level are, by name."""

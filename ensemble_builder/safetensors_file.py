@@ -10,7 +10,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from flexquant.engine.tensor_index import TensorEntry, read_into, torch_dtype
+from flexquant.engine.tensor_index import TensorEntry, read_into
+from flexquant.engine.torch_tensors import torch_dtype
 from flexquant.ensemble_builder.atomic_file import replacing
 
 HEADER_MULTIPLE: Final = 8

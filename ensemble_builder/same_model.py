@@ -8,6 +8,7 @@ from flexquant.engine.ensemble import TOKENIZER
 from flexquant.engine.errors import CheckpointError
 from flexquant.engine.model_config import EMBEDDING, ModelConfig, read_model_config
 from flexquant.engine.tensor_index import TensorIndex
+from flexquant.engine.torch_tensors import read_tensor
 
 
 def check_same_model(folders: Sequence[Path]) -> None:
@@ -25,7 +26,7 @@ def check_same_model(folders: Sequence[Path]) -> None:
         index_there = TensorIndex.open(other)
         for name in (EMBEDDING, *config.norms()):
             # Stores hold them in float16, whatever the unquantized model has.
-            if not index.read(name).half().equal(index_there.read(name).half()):
+            if not read_tensor(index, name).half().equal(read_tensor(index_there, name).half()):
                 raise _different(first, other, f"tensor {name} differs")
 
 

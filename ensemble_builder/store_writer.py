@@ -17,6 +17,7 @@ from flexquant.engine.errors import CheckpointError
 from flexquant.engine.manifest import Text
 from flexquant.engine.model_config import EMBEDDING, ModelConfig
 from flexquant.engine.tensor_index import TensorEntry, TensorIndex
+from flexquant.engine.torch_tensors import read_tensor
 from flexquant.ensemble_builder.atomic_file import cannot_write, replacing, sync_folder, write_atomically
 from flexquant.ensemble_builder.bit_allocation import head_bits
 from flexquant.ensemble_builder.safetensors_file import write_safetensors
@@ -45,7 +46,9 @@ def common_tensors(index: TensorIndex, config: ModelConfig) -> dict[str, Tensor]
     Raises:
         CheckpointError: A tensor is missing or has values that are not finite in float16.
     """
-    return {name: float16(index.read(name), f"{index[name].file}: {name}") for name in (EMBEDDING, *config.norms())}
+    return {
+        name: float16(read_tensor(index, name), f"{index[name].file}: {name}") for name in (EMBEDDING, *config.norms())
+    }
 
 
 def float16(tensor: Tensor, name: str) -> Tensor:

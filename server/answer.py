@@ -1,18 +1,13 @@
-"""One request being answered: tokens become text, stop strings are watched for, positions noted."""
+"""One sequence of a request being answered: tokens become text, stop strings are watched for, positions noted."""
 
-from collections.abc import Callable
-from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol
 
 from flexquant.engine.backend import Backend
 from flexquant.engine.generation import Generation
+from flexquant.engine.segment import Floats, Segment
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.generation_request import Event, Finished, GenerationRequest, Started, Text, Usage
 from flexquant.server.stop_strings import StopMatcher
-
-
-class Cancelled(Exception):  # noqa: N818  # no error: the client went away
-    """The request was given up; raised at a safe point."""
 
 
 class PositionedBackend(Backend, Protocol):
@@ -25,34 +20,26 @@ class PositionedBackend(Backend, Protocol):
 
 
 class Answer:
-    """A request's state on the engine thread; a context manager that gives the sequence's memory back.
+    """State of one sequence on the engine thread, from its admission to `close`.
 
     Args:
         request: What is asked for.
-        model: Runs it; its position changes at safe points only.
+        model: Will run it; its position changes at safe points only.
         tokenizer: Turns tokens into text.
-        cancelled: Whether the request was given up; asked at every safe point.
 
     Raises:
         KVExhaustedError: There is no room for prompt and answer.
     """
 
-    def __init__(
-        self,
-        request: GenerationRequest,
-        model: PositionedBackend,
-        tokenizer: Tokenizer,
-        *,
-        cancelled: Callable[[], bool],
-    ) -> None:
+    def __init__(self, request: GenerationRequest, model: PositionedBackend, tokenizer: Tokenizer) -> None:
         self._model = model
-        self._cancelled = cancelled
         self._generation = Generation(
             model,
             request.prompt,
             max_tokens=request.max_tokens,
             sampling=request.sampling,
             ignore_eos=request.ignore_eos,
+            exact=request.exact,
         )
         self._text = tokenizer.stream()
         self._stops = StopMatcher(request.stops)
@@ -61,26 +48,25 @@ class Answer:
 
     @property
     def decoding(self) -> bool:
-        """Whether each further step gives a token."""
+        """Whether the prompt is in, so that each further pass gives a token."""
         return self._generation.decoding
 
     def begin(self) -> Started:
-        """The first event.
+        """The first event."""
+        return Started(self._start, self._generation.cached_tokens)
+
+    def next_segment(self) -> Segment:
+        """What the next pass has to append to the sequence."""
+        return self._generation.next_segment()
+
+    def accept(self, logits: Floats) -> list[Event]:
+        """Take the logits, f32 [vocab], of a pass with `next_segment`; returns what there is to tell.
 
         Raises:
-            Cancelled: The request was given up while it waited.
+            FlexQuantError: No token can be chosen from them.
         """
-        self._safe_point()
-        return Started(self._start)
-
-    def step(self) -> list[Event]:
-        """Run one pass of the model, and return what there is to tell.
-
-        Raises:
-            Cancelled: The request was given up.
-        """
-        token = self._generation.step(self._safe_point)
-        self._note_position()
+        token = self._generation.accept(logits)
+        self.note_position()
         if token is None:
             return []
         ended = self._generation.finished
@@ -94,26 +80,19 @@ class Answer:
         self.finished = True
         return [*([Text(text)] if text else []), Finished(reason, self._usage())]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._generation.close()
-
-    def _safe_point(self) -> None:
-        if self._cancelled():
-            raise Cancelled("the request was given up")
-        self._note_position()
-
-    def _note_position(self) -> None:
+    def note_position(self) -> None:
+        """The model computes for this answer where it is now."""
         self._end = self._model.position
         self._worst = max(self._worst, self._end)
+
+    def close(self) -> None:
+        """Give the sequence's memory back. Closing twice is allowed."""
+        self._generation.close()
 
     def _usage(self) -> Usage:
         return Usage(
             prompt_tokens=self._generation.prompt_tokens,
+            cached_tokens=self._generation.cached_tokens,
             completion_tokens=len(self._generation.generated),
             position_start=self._start,
             position_end=self._end,

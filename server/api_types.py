@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError, ValidationError
 
-from flexquant.server.error_envelope import ApiError
+from flexquant.server.api_error import ApiError
 
 ACCEPTED: Final = ("user", "metadata", "service_tier", "parallel_tool_calls", "reasoning_effort", "safety_identifier")
 """They change nothing about the answer."""
@@ -81,7 +81,7 @@ Stop = Annotated[
 TokenIds = list[Annotated[int, Field(ge=0)]]
 Prompt = Annotated[
     str | list[str] | TokenIds | list[TokenIds],
-    _said("Input should be a string, a list with one string, or token ids"),
+    _said("Input should be a string, token ids, or a list of either"),
 ]
 
 
@@ -119,8 +119,6 @@ class GenerationFields(Fields):
 
     @model_validator(mode="after")
     def _limits(self) -> Self:
-        if self.n is not None and self.n > 1:
-            raise ApiError(400, "n: this version gives 1 choice per request.", param="n", code="unsupported")
         if len(self.stops) > MAX_STOPS:
             raise ApiError(400, f"stop: at most {MAX_STOPS} strings are possible, not {len(self.stops)}.", param="stop")
         if any(not 0 < len(stop) <= MAX_STOP_LENGTH for stop in self.stops):
@@ -145,27 +143,21 @@ def _floats(values: tuple[object, ...]) -> list[object]:
 class CompletionRequest(GenerationFields):
     """Body of POST /v1/completions."""
 
-    prompt: Prompt = Field(description="Text, or token ids. One prompt per request in this version.")
+    prompt: Prompt = Field(description="Text, token ids, or a list of either; each prompt is continued by itself.")
 
     @property
-    def single_prompt(self) -> str | list[int]:
-        """The one prompt.
+    def prompts(self) -> list[str | list[int]]:
+        """The prompts, one or more.
 
         Raises:
-            ApiError: There are several, or none.
+            ApiError: There is none.
         """
         if isinstance(self.prompt, str):
-            return self.prompt
+            return [self.prompt]
+        if not self.prompt:
+            raise ApiError(400, "prompt: it is empty.", param="prompt")
         tokens = [token for token in self.prompt if isinstance(token, int)]
-        if tokens:
-            return tokens
-        if len(self.prompt) != 1:
-            raise ApiError(
-                400, f"prompt: this version takes 1 prompt per request, not {len(self.prompt)}.", param="prompt"
-            )
-        only = self.prompt[0]
-        assert not isinstance(only, int)
-        return only
+        return [tokens] if tokens else [prompt for prompt in self.prompt if not isinstance(prompt, int)]
 
 
 class TextPart(Fields):

@@ -23,7 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from flexquant.engine.errors import CheckpointError
-from flexquant.server.error_envelope import ApiError
+from flexquant.server.api_error import ApiError
 
 BASE_BUDGET: Final = 1_000_000
 BUDGET_PER_CHARACTER: Final = 50

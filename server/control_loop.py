@@ -97,6 +97,13 @@ class Controller:
                 self._move = self._elastic.request_position(move.position, urgent=move.urgent)
                 self._move.add_done_callback(self._moved)
 
+    @property
+    def pinned(self) -> bool:
+        """Whether the user holds a position now."""
+        with self._lock:
+            now = self._clock()
+            return self._law.pinned(self._memory_state.without_expired(now), now) is not None
+
     def state(self) -> ElasticState:
         """What `GET /v1/elastic` answers, by the last tick's memory readings."""
         with self._lock:

@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass
 
-from fastapi import Request
-
 from flexquant.engine.tokenizer import Tokenizer
+from flexquant.server.api_error import ApiError
 from flexquant.server.chat_template import ChatTemplate
 from flexquant.server.control_loop import Controller
 from flexquant.server.engine_thread import EngineThread
-from flexquant.server.error_envelope import ApiError
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +55,3 @@ class DaemonState:
     model: ServedModel
     engine: EngineThread
     controller: Controller
-
-
-def daemon_state(request: Request) -> DaemonState:
-    """The daemon's state, as a dependency of routes."""
-    state = request.app.state.daemon
-    assert isinstance(state, DaemonState)
-    return state

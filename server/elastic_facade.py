@@ -34,6 +34,7 @@ class Resizable(Protocol):
     def moving(self) -> bool: ...
     def resident_bytes(self) -> MemorySnapshot: ...
     def move_to(self, position: int, *, budget_s: float | None = None) -> Future[int]: ...
+    def drop_reusable(self) -> None: ...
 
 
 class ElasticFacade:
@@ -99,6 +100,8 @@ class ElasticFacade:
         """
         self._model.drop_page_cache = urgent
         began, start = self._clock(), self._model.position
+        if position > start:  # what costs no quality goes first
+            self._model.drop_reusable()
         before = self._model.resident_bytes().mapped
         moved = self._model.move_to(position, budget_s=None if urgent else self._budget(shrink=position > start))
 

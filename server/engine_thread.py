@@ -1,20 +1,28 @@
-"""The one thread that computes: it answers requests in turn and moves the model's position at safe points."""
+"""The one thread that computes: it batches what the scheduler says and moves the model's position at safe points."""
 
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+from flexquant.engine.errors import KVExhaustedError
+from flexquant.engine.segment import Floats
 from flexquant.engine.tokenizer import Tokenizer
-from flexquant.server.answer import Answer, Cancelled, PositionedBackend
-from flexquant.server.error_envelope import as_api_error, client_gone, unavailable
+from flexquant.server.answer import Answer, PositionedBackend
+from flexquant.server.api_error import ApiError, as_api_error, client_gone, timed_out, unavailable
 from flexquant.server.generation_request import Event, Failed, GenerationRequest
+from flexquant.server.scheduler import QueueFull, Scheduler, Ticket
 
 log = logging.getLogger(__name__)
 
 _SMOOTHING = 0.1
+_PREFILL_SHARE = 1.0
+"""Time that a prompt gets between two decode passes, over the time of such a pass."""
+
+Deliver = Callable[[int, Event], None]
+"""Takes the events of a request's sequences, by the sequence's number."""
 
 
 class Model(PositionedBackend, Protocol):
@@ -27,45 +35,89 @@ class Model(PositionedBackend, Protocol):
         """Publish the steps that are ready; for the owning thread alone."""
         ...
 
+    def drop_reusable(self) -> None:
+        """Give back, at the next safe point, what is only kept for later prompts."""
+        ...
+
 
 class Job:
-    """A request that was handed over. `cancel` may be called from any thread, at any time."""
+    """A request that was handed over: its sequences stand and fall together."""
 
-    def __init__(self, request: GenerationRequest, deliver: Callable[[Event], None]) -> None:
-        self.request = request
+    def __init__(self, deliver: Deliver) -> None:
         self.deliver = deliver
         self.cancelled = threading.Event()
+        self.failed = False
+        """Whether its client was told that it has failed; the engine thread's own."""
 
     def cancel(self) -> None:
-        """Give the request up; the engine thread stops at its next safe point."""
+        """Give the request up, from any thread, at any time; its memory is free at the next safe point."""
         self.cancelled.set()
+
+
+@dataclass(eq=False, slots=True)
+class _Stream:
+    """One sequence of a job."""
+
+    number: int
+    job: Job
+    request: GenerationRequest
+    ticket: Ticket
+    answer: Answer | None = None
+    """From its admission on."""
+
+    def tell(self, event: Event) -> None:
+        if not self.job.failed:
+            self.job.failed = isinstance(event, Failed)
+            self.job.deliver(self.number, event)
+
+
+class _GivenUp(Exception):  # noqa: N818  # no error: the client went away, or its time is over
+    """Raised at a safe point of a prompt's pass, to leave it."""
 
 
 class EngineThread:
     """Owns the model: nothing else computes with it.
 
+    All sequences that decode share one pass per token. A prompt goes in by chunks between these passes, and between
+    the layers of a chunk the others decode on, so that a long prompt slows them down and never stops them.
+
     Args:
         model: The model; its `on_ready` is set here.
-        tokenizer: Turns the answer's tokens into text.
-        max_queue: Requests that may wait while one is answered.
+        tokenizer: Turns the answers' tokens into text.
+        parallel: Most sequences that are computed at a time.
+        max_queue: Sequences that may wait beyond these.
+        timeout_s: Seconds that a request may take, waiting included; None for any.
         clock: Steady seconds.
     """
 
     def __init__(
-        self, model: Model, tokenizer: Tokenizer, *, max_queue: int, clock: Callable[[], float] = time.perf_counter
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        *,
+        parallel: int,
+        max_queue: int,
+        timeout_s: float | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        self.most_sequences = parallel + max_queue
+        """Sequences that one request may ask for: with more, it could never be taken."""
         self._model = model
         self._tokenizer = tokenizer
-        self._max_queue = max_queue
+        self._timeout_s = timeout_s
         self._clock = clock
-        self._changed = threading.Condition()
-        self._waiting: deque[Job] = deque()
-        self._running: Job | None = None
+        self._changed = threading.Condition()  # guards what follows
+        self._scheduler = Scheduler(parallel=parallel, max_queue=max_queue)
+        self._streams: dict[Ticket, _Stream] = {}
         self._step_ready = False
         self._closing: str | None = None
+        # The engine thread's own.
+        self._in_pass: _Stream | None = None  # whose prompt is between two layers, so that its memory must stay
+        self._decoded_at = 0.0
+        self._decode_s = 0.0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.seconds_per_token: float | None = None
-        """Recent time per decoded token; None before the first."""
+        """Recent time per decode pass; None before the first."""
         model.on_ready = self._wake
 
     def start(self) -> None:
@@ -79,28 +131,45 @@ class EngineThread:
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for their turn."""
-        return len(self._waiting)
+        """Sequences that wait for their turn."""
+        return self._scheduler.waiting
 
-    def submit(self, request: GenerationRequest, deliver: Callable[[Event], None]) -> Job:
-        """Queue a request. `deliver` gets its events, on the engine thread; it must not block or raise.
+    @property
+    def running(self) -> int:
+        """Sequences that are being computed."""
+        return self._scheduler.running
 
-        A request that is cancelled while it waits gets no events.
+    def submit(self, requests: Sequence[GenerationRequest], deliver: Deliver) -> Job:
+        """Queue the sequences of one request, all or none.
+
+        Args:
+            requests: One for each sequence, those of equal prompts one after the other.
+            deliver: Gets the events, on the engine thread; it must not block or raise. After one that is Failed no
+                more come. A job that is cancelled while it waits gets none.
 
         Raises:
             ApiError: 503, when the queue is full or the daemon is stopping.
         """
-        job = Job(request, deliver)
+        job, now = Job(deliver), self._clock()
+        expires = None if self._timeout_s is None else now + self._timeout_s
+        streams: list[_Stream] = []
+        for number, request in enumerate(requests):
+            before = streams[-1] if streams and streams[-1].request.prompt == request.prompt else None
+            # The first of several choices computes the prompt for all.
+            first = None if before is None else before.ticket.after or before.ticket
+            streams.append(_Stream(number, job, request, Ticket(len(request.prompt), now, expires, first)))
         with self._changed:
-            self._waiting = deque(waiting for waiting in self._waiting if not waiting.cancelled.is_set())
             if self._closing is not None:
                 raise unavailable(self._closing, code="stopping")
-            # A queued request takes no place once the thread is free to begin with it.
-            if len(self._waiting) - (self._running is None) >= self._max_queue:
+            self._forget_cancelled_waiting()
+            try:
+                self._scheduler.submit([stream.ticket for stream in streams])
+            except QueueFull as full:
                 raise unavailable(
-                    f"{self._max_queue} requests are waiting already, the limit of --max-queue.", code="queue_full"
-                )
-            self._waiting.append(job)
+                    f"{self._scheduler.waiting} of at most {full.limit} sequences are waiting already (--max-queue).",
+                    code="queue_full",
+                ) from full
+            self._streams.update((stream.ticket, stream) for stream in streams)
             self._changed.notify()
         return job
 
@@ -109,9 +178,8 @@ class EngineThread:
         with self._changed:
             if self._closing is None:
                 self._closing = reason
-            for job in (self._running, *self._waiting):
-                if job is not None:
-                    job.cancel()
+            for stream in self._streams.values():
+                stream.job.cancel()
             self._changed.notify()
 
     def join(self) -> None:
@@ -123,49 +191,172 @@ class EngineThread:
             self._step_ready = True
             self._changed.notify()
 
+    def _forget_cancelled_waiting(self) -> None:
+        """A client that has gone away while it waited holds no place in the queue."""
+        for ticket, stream in list(self._streams.items()):
+            if stream.answer is None and stream.job.cancelled.is_set() and self._closing is None:
+                self._scheduler.leave(ticket)
+                del self._streams[ticket]
+
+    # --- engine thread
+
     def _run(self) -> None:
         try:
-            self._work()
+            while self._wait_for_work():
+                self._model.safe_point()
+                self._end_gone()
+                self._admit()
+                decoding, prefilling = self._turn()
+                self._decode(decoding)
+                if prefilling is not None:
+                    self._prefill(prefilling)
         except Exception:
             log.exception("the engine thread has failed")
             reason = "The engine has failed; the log has the details."
             self.stop(reason)
-            for job in (self._running, *self._waiting):
-                if job is not None:
-                    job.deliver(Failed(unavailable(reason, code="engine_failed")))
+            for stream in list(self._streams.values()):
+                stream.tell(Failed(unavailable(reason, code="engine_failed")))
 
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._running = None
-                while not (self._waiting or self._step_ready or self._closing):
-                    self._changed.wait()
-                self._step_ready = False
-                if self._waiting:
-                    self._running = self._waiting.popleft()
-                elif self._closing:
-                    return
-            self._model.safe_point()
-            if self._running is not None:
-                self._serve(self._running)
+    def _wait_for_work(self) -> bool:
+        """Sleep until there is something to do; False when there never will be."""
+        with self._changed:
+            while not (self._streams or self._step_ready or self._closing):
+                self._changed.wait()
+            self._step_ready = False
+            return bool(self._streams) or not self._closing
 
-    def _serve(self, job: Job) -> None:
-        """Answer one request to its end; whatever happens, its client hears of it and the thread goes on."""
+    def _turn(self) -> tuple[list[_Stream], _Stream | None]:
+        """Who decodes, and whose prompt goes on."""
+        with self._changed:
+            turn = self._scheduler.turn()
+            prefilling = None if turn.prefilling is None else self._streams[turn.prefilling]
+            return [self._streams[ticket] for ticket in turn.decoding], prefilling
+
+    def _end_gone(self) -> None:
+        """End what was cancelled or has run out of time."""
+        with self._changed:
+            gone = [stream for stream in self._streams.values() if stream.job.cancelled.is_set()]
+            late = [self._streams[ticket] for ticket in self._scheduler.expired(self._clock())]
+        for stream in gone:
+            self._end(stream, client_gone() if self._closing is None else unavailable(self._closing, code="stopping"))
+        for stream in late:
+            self._end(stream, timed_out(self._timeout_s or 0.0))
+
+    def _admit(self) -> None:
+        refused: list[tuple[_Stream, ApiError]] = []
+
+        def reserve(ticket: Ticket) -> bool:
+            stream = self._streams[ticket]
+            try:
+                stream.answer = Answer(stream.request, self._model, self._tokenizer)
+            except KVExhaustedError as error:
+                refused.append((stream, as_api_error(error)))
+                return False
+            return True
+
+        with self._changed:
+            admitted = [self._streams[ticket] for ticket in self._scheduler.admit(reserve)]
+            hopeless = not self._scheduler.running  # nothing will ever free what is missing
+        for stream, error in refused if hopeless else ():
+            self._end(stream, error)
+        for stream in admitted:
+            assert stream.answer is not None, "an admitted stream has one"
+            stream.tell(stream.answer.begin())
+
+    def _prefill(self, stream: _Stream) -> None:
+        """Put the next chunk of a prompt in."""
+        answer = stream.answer
+        assert answer is not None, "an admitted stream has one"
+
+        def between_layers() -> None:
+            if self._clock() - self._decoded_at >= _PREFILL_SHARE * self._decode_s:
+                self._decode(self._turn()[0])
+            if stream.job.cancelled.is_set() or self._late(stream):
+                raise _GivenUp
+            answer.note_position()
+
+        failure: ApiError | None = None
+        events: Sequence[Event] = ()
+        self._in_pass = stream
         try:
-            with Answer(job.request, self._model, self._tokenizer, cancelled=job.cancelled.is_set) as answer:
-                job.deliver(answer.begin())
-                while not answer.finished:
-                    before, decoding = self._clock(), answer.decoding
-                    for event in answer.step():
-                        job.deliver(event)
-                    if decoding:
-                        self._note_token(self._clock() - before)
-        except Cancelled:
-            job.deliver(Failed(client_gone() if self._closing is None else unavailable(self._closing, code="stopping")))
+            events = answer.accept(self._model.forward([answer.next_segment()], between_layers)[0])
+        except _GivenUp:
+            pass  # ended at the next turn, with all that have gone
         except Exception as error:
             # Not the error itself: its traceback holds views of arenas, which must die before the next safe point.
-            job.deliver(Failed(as_api_error(error)))
+            failure = as_api_error(error)
+        finally:
+            self._in_pass = None
+        if failure is not None:
+            self._end(stream, failure)
+            return
+        if answer.decoding:
+            with self._changed:
+                self._scheduler.prefilled(stream.ticket)
+        self._tell(stream, events)
 
-    def _note_token(self, seconds: float) -> None:
+    def _late(self, stream: _Stream) -> bool:
+        return stream.ticket.expires is not None and self._clock() >= stream.ticket.expires
+
+    def _decode(self, streams: Sequence[_Stream]) -> None:
+        """One pass of all sequences whose prompts are in: a token each."""
+        running = [(stream, stream.answer) for stream in streams if stream.answer and not stream.job.cancelled.is_set()]
+        dropped = False
+        while running:
+            began = self._clock()
+            try:
+                logits = self._model.forward([answer.next_segment() for _, answer in running])
+            except KVExhaustedError as error:
+                failure = as_api_error(error)
+                if dropped:  # the youngest makes room for the others
+                    self._end(running.pop()[0], failure)
+                dropped = True
+                self._model.drop_reusable()
+                continue
+            except Exception as error:
+                failure = as_api_error(error)
+                for stream, _ in running:
+                    self._end(stream, failure)
+                return
+            for (stream, answer), row in zip(running, logits, strict=True):
+                self._take(stream, answer, row)
+            self._note_pass(began, self._clock())
+            return
+
+    def _take(self, stream: _Stream, answer: Answer, logits: Floats) -> None:
+        try:
+            events = answer.accept(logits)
+        except Exception as error:
+            self._end(stream, as_api_error(error))
+        else:
+            self._tell(stream, events)
+
+    def _tell(self, stream: _Stream, events: Sequence[Event]) -> None:
+        for event in events:
+            stream.tell(event)
+        if stream.answer is not None and stream.answer.finished:
+            self._leave(stream)
+
+    def _end(self, stream: _Stream, error: ApiError) -> None:
+        """End a sequence before its time, and with it the others of its request."""
+        with self._changed:
+            siblings = [other for other in self._streams.values() if other.job is stream.job]
+        for other in siblings:
+            if other is self._in_pass:
+                other.job.cancel()  # it leaves at its next safe point
+            else:
+                self._leave(other)
+        if siblings:
+            stream.tell(Failed(error))
+
+    def _leave(self, stream: _Stream) -> None:
+        if stream.answer is not None:
+            stream.answer.close()
+        with self._changed:
+            self._scheduler.leave(stream.ticket)
+            self._streams.pop(stream.ticket, None)
+
+    def _note_pass(self, began: float, ended: float) -> None:
+        self._decoded_at, self._decode_s = ended, ended - began
         recent = self.seconds_per_token
-        self.seconds_per_token = seconds if recent is None else recent + _SMOOTHING * (seconds - recent)
+        self.seconds_per_token = self._decode_s if recent is None else recent + _SMOOTHING * (self._decode_s - recent)

@@ -1,9 +1,6 @@
-"""Every error leaves the daemon in OpenAI's envelope: `{"error": {"message", "type", "param", "code"}}`."""
+"""Every error leaves the daemon in the envelope: what FastAPI and its router raise, too."""
 
-import logging
-from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,98 +8,13 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from flexquant.engine.errors import ContextLengthError, FlexQuantError, KVExhaustedError
-
-log = logging.getLogger(__name__)
-
-RETRY_AFTER_SECONDS = 1
-CLIENT_GONE = 499
-_CODES = {400: "invalid_value", 404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+from flexquant.engine.errors import FlexQuantError
+from flexquant.server.api_error import ApiError, as_api_error, validation_error
 
 
-class ApiError(Exception):
-    """An error that a request is answered with.
-
-    Args:
-        status: HTTP status.
-        message: What is wrong, naming the field or limit, and what to do.
-        param: The request's field, if one is to blame.
-        code: A short word for programs.
-        headers: Further response headers.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        param: str | None = None,
-        code: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.param = param
-        self.code = code or _CODES.get(status)
-        self.headers = dict(headers or {})
-
-    def body(self) -> dict[str, Any]:
-        """The envelope."""
-        return {"error": {"message": self.message, "type": _type(self.status), "param": self.param, "code": self.code}}
-
-    def response(self) -> JSONResponse:
-        """The envelope as a response."""
-        return JSONResponse(self.body(), self.status, headers=self.headers)
-
-
-def _type(status: int) -> str:
-    """OpenAI's word for the kind of error."""
-    known = {401: "authentication_error", 403: "permission_error", 503: "unavailable_error"}
-    return known.get(status, "invalid_request_error" if status < 500 else "server_error")
-
-
-def unavailable(message: str, *, code: str) -> ApiError:
-    """503 with Retry-After."""
-    return ApiError(503, message, code=code, headers={"retry-after": str(RETRY_AFTER_SECONDS)})
-
-
-def client_gone() -> ApiError:
-    """499, for the log alone: nobody reads this answer."""
-    return ApiError(CLIENT_GONE, "The client has closed the connection.")
-
-
-def as_api_error(error: BaseException) -> ApiError:
-    """What to tell a client about `error`; unknown ones are logged with their traceback and told as a plain 500."""
-    match error:
-        case ApiError():
-            return error
-        case ContextLengthError():
-            return ApiError(400, error.message, code="context_length_exceeded")
-        case KVExhaustedError():
-            return unavailable(error.message, code="kv_cache_exhausted")
-        case FlexQuantError():
-            log.error("%s", error.message)
-            return ApiError(500, " ".join(filter(None, [error.message, error.hint])), code="engine_error")
-        case _:
-            log.error("internal error", exc_info=error)
-            return ApiError(500, "The daemon made a mistake; its log has the details.", code="internal_error")
-
-
-def validation_error(errors: Sequence[Mapping[str, Any]]) -> ApiError:
-    """The first of pydantic's `errors` as a 400 that names the field. What was sent is not repeated."""
-    first = errors[0]
-    if first["type"] == "json_invalid":
-        return ApiError(400, f"The body is not valid JSON: {first['ctx']['error']}.", code="invalid_json")
-    location = [part for part in first["loc"] if part != "body"]
-    if not location:
-        if first["type"] == "missing":
-            return ApiError(400, "The request has no body; send a JSON object.", code="invalid_json")
-        return ApiError(
-            400, "The body must be a JSON object, sent with `Content-Type: application/json`.", code="invalid_json"
-        )
-    param = ".".join(str(part) for part in location)
-    return ApiError(400, f"{param}: {first['msg']}.", param=param)
+def error_response(error: ApiError) -> JSONResponse:
+    """The envelope as a response."""
+    return JSONResponse(error.body(), error.status, headers=error.headers)
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -110,21 +22,21 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def on_validation(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return validation_error(error.errors()).response()
+        return error_response(validation_error(error.errors()))
 
     async def on_http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         if isinstance(error.__cause__, ApiError):  # raised while FastAPI read the body
-            return error.__cause__.response()
+            return error_response(error.__cause__)
         message = f"{request.method} {request.url.path}: {error.detail}."
         if error.status_code == HTTPStatus.BAD_REQUEST:
             message = (
                 "The body is not valid JSON: it is not UTF-8, is nested too deeply or has a number that is too long."
             )
-        return ApiError(error.status_code, message, headers=error.headers).response()
+        return error_response(ApiError(error.status_code, message, headers=error.headers))
 
     async def on_known(_: Request, error: Exception) -> JSONResponse:
-        return as_api_error(error).response()
+        return error_response(as_api_error(error))
 
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(HTTPException, on_http)
@@ -149,7 +61,7 @@ class LastResort:
         try:
             await self._app(scope, receive, watched)
         except Exception as error:
-            response = as_api_error(error).response()
+            response = error_response(as_api_error(error))
             if started or scope["type"] != "http":
                 raise
             await response(scope, receive, send)

@@ -12,10 +12,10 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from flexquant.engine.errors import ContextLengthError
 from flexquant.engine.sampling import SamplingParams
+from flexquant.server.api_error import CLIENT_GONE, ApiError
 from flexquant.server.api_types import GenerationFields
-from flexquant.server.daemon_state import DaemonState, ServedModel
+from flexquant.server.daemon_state import DaemonState
 from flexquant.server.engine_thread import EngineThread, Job
-from flexquant.server.error_envelope import CLIENT_GONE
 from flexquant.server.generation_request import Event, Failed, Finished, GenerationRequest, Started, Text, Usage
 from flexquant.server.request_log import usage_fields
 from flexquant.server.streaming import HEADERS, MEDIA_TYPE, server_sent
@@ -31,20 +31,20 @@ class Shape(Protocol):
     whole_object: str
     chunk_object: str
 
-    def whole(self, text: str, reason: FinishReason) -> dict[str, Any]:
-        """The choice of an answer that is not streamed."""
+    def whole(self, index: int, text: str, reason: FinishReason) -> dict[str, Any]:
+        """A choice of an answer that is not streamed."""
         ...
 
-    def opening(self) -> list[dict[str, Any]]:
-        """Choices that are streamed before any text."""
+    def opening(self, index: int) -> list[dict[str, Any]]:
+        """What is streamed before a choice's text."""
         ...
 
-    def piece(self, text: str) -> dict[str, Any]:
-        """The choice that streams a part of the text."""
+    def piece(self, index: int, text: str) -> dict[str, Any]:
+        """A choice that streams a part of its text."""
         ...
 
-    def closing(self, reason: FinishReason) -> dict[str, Any]:
-        """The choice that ends the stream."""
+    def closing(self, index: int, reason: FinishReason) -> dict[str, Any]:
+        """A choice that ends its stream."""
         ...
 
 
@@ -70,50 +70,70 @@ class Frame:
         }
 
 
-def generation_request(
-    fields: GenerationFields, prompt: Sequence[int], max_tokens: int | None, model: ServedModel
-) -> GenerationRequest:
-    """What the engine is asked for.
+def generation_requests(
+    fields: GenerationFields, prompts: Sequence[Sequence[int]], max_tokens: int | None, daemon: DaemonState
+) -> list[GenerationRequest]:
+    """What the engine is asked for: `n` choices of the first prompt, then of the next.
 
     Args:
-        fields: Of the request.
-        prompt: Token ids.
+        fields: Of the request. Choice i of a prompt has the seed plus i.
+        prompts: Token ids.
         max_tokens: As the request limits it; None goes on to the end of the context, which limits in any case.
-        model: The model.
+        daemon: Whose model, engine and controller they are for.
 
     Raises:
-        ContextLengthError: The prompt leaves no room for an answer.
+        ContextLengthError: A prompt leaves no room for an answer.
+        ApiError: There are more sequences than the daemon could ever take at once.
     """
-    room = model.context - len(prompt)
-    if room < 1:
-        raise ContextLengthError(
-            f"The prompt has {len(prompt)} tokens; the context holds {model.context} for prompt and answer together.",
-            tokens=len(prompt) + 1,
-            limit=model.context,
+    choices, most, context = fields.n or 1, daemon.engine.most_sequences, daemon.model.context
+    if len(prompts) * choices > most:
+        raise ApiError(
+            400,
+            f"{len(prompts)} prompts with {choices} choices each are {len(prompts) * choices} sequences; one request "
+            f"can have {most} (--parallel and --max-queue).",
+            param="n" if choices > 1 else "prompt",
         )
-    return GenerationRequest(
-        prompt=prompt,
-        max_tokens=room if max_tokens is None else min(max_tokens, room),
-        sampling=SamplingParams(
-            temperature=1.0 if fields.temperature is None else fields.temperature,
-            top_k=fields.top_k or 0,
-            top_p=1.0 if fields.top_p is None else fields.top_p,
-            seed=fields.seed,
-        ),
-        stops=tuple(fields.stops),
-        ignore_eos=bool(fields.ignore_eos),
-    )
+    requests = []
+    for prompt in prompts:
+        room = context - len(prompt)
+        if room < 1:
+            raise ContextLengthError(
+                f"The prompt has {len(prompt)} tokens; the context holds {context} for prompt and answer together.",
+                tokens=len(prompt) + 1,
+                limit=context,
+            )
+        for choice in range(choices):
+            requests.append(
+                GenerationRequest(
+                    prompt=prompt,
+                    max_tokens=room if max_tokens is None else min(max_tokens, room),
+                    sampling=SamplingParams(
+                        temperature=1.0 if fields.temperature is None else fields.temperature,
+                        top_k=fields.top_k or 0,
+                        top_p=1.0 if fields.top_p is None else fields.top_p,
+                        seed=None if fields.seed is None else fields.seed + choice,
+                    ),
+                    stops=tuple(fields.stops),
+                    ignore_eos=bool(fields.ignore_eos),
+                    exact=daemon.controller.pinned,
+                )
+            )
+    return requests
 
 
 async def answer(
-    request: Request, daemon: DaemonState, fields: GenerationFields, generation: GenerationRequest, shape: Shape
+    request: Request,
+    daemon: DaemonState,
+    fields: GenerationFields,
+    generations: Sequence[GenerationRequest],
+    shape: Shape,
 ) -> Response:
-    """Have `generation` done and answer `request` with it, streamed if it asks for that.
+    """Have `generations` done and answer `request` with them, streamed if it asks for that.
 
     The answer begins when the request's turn has come, so a full queue is a plain 503 for a streamed one too.
     """
-    events = _events(request, daemon.engine, generation)
-    started = await anext(events)
+    events = _events(request, daemon.engine, generations)
+    _, started = await anext(events)
     assert isinstance(started, Started)
     frame = Frame(
         shape.id_prefix + request.scope["flexquant.id"],
@@ -121,64 +141,81 @@ async def answer(
         daemon.model.id,
         daemon.model.fingerprint(started.position),
     )
+    totals = _Totals(fields.n or 1)
     headers = {POSITION_HEADER: str(started.position)}
     if fields.stream:
-        chunks = _chunks(request, events, frame, shape, include_usage=fields.include_usage)
+        chunks = _chunks(request, events, frame, shape, totals, include_usage=fields.include_usage)
         return StreamingResponse(server_sent(chunks), media_type=MEDIA_TYPE, headers=headers | HEADERS)
-    text, finished = "", None
-    async for event in events:
+    texts = [""] * len(generations)
+    reasons: list[FinishReason] = ["stop"] * len(generations)
+    async for index, event in events:
         if isinstance(event, Text):
-            text += event.text
+            texts[index] += event.text
         elif isinstance(event, Finished):
-            finished = event
-    assert finished is not None
-    _log(request, finished)
-    choice = shape.whole(text, finished.reason)
-    return JSONResponse(frame.wrap(shape.whole_object, [choice], usage=_usage(finished.usage)), headers=headers)
+            reasons[index] = event.reason
+            totals.add(index, event)
+    totals.log(request)
+    choices = [
+        shape.whole(index, text, reason) for index, (text, reason) in enumerate(zip(texts, reasons, strict=True))
+    ]
+    return JSONResponse(frame.wrap(shape.whole_object, choices, usage=totals.usage()), headers=headers)
 
 
 async def _chunks(
-    request: Request, events: AsyncIterator[Event], frame: Frame, shape: Shape, *, include_usage: bool
+    request: Request,
+    events: AsyncIterator[tuple[int, Event]],
+    frame: Frame,
+    shape: Shape,
+    totals: "_Totals",
+    *,
+    include_usage: bool,
 ) -> AsyncGenerator[Mapping[str, Any], None]:
     """The stream's chunks. With `include_usage` each has a `usage`: null in all but the last."""
     kind, no_usage = shape.chunk_object, {"usage": None} if include_usage else {}
-    for choice in shape.opening():
+    for choice in shape.opening(0):  # the first choice has started already
         yield frame.wrap(kind, [choice], **no_usage)
-    async for event in events:
-        if isinstance(event, Text):
-            yield frame.wrap(kind, [shape.piece(event.text)], **no_usage)
+    async for index, event in events:
+        if isinstance(event, Started):
+            for choice in shape.opening(index):
+                yield frame.wrap(kind, [choice], **no_usage)
+        elif isinstance(event, Text):
+            yield frame.wrap(kind, [shape.piece(index, event.text)], **no_usage)
         elif isinstance(event, Finished):
-            _log(request, event)
-            yield frame.wrap(kind, [shape.closing(event.reason)], **no_usage)
-            if include_usage:
-                yield frame.wrap(kind, [], usage=_usage(event.usage))
+            totals.add(index, event)
+            yield frame.wrap(kind, [shape.closing(index, event.reason)], **no_usage)
+    totals.log(request)
+    if include_usage:
+        yield frame.wrap(kind, [], usage=totals.usage())
 
 
-async def _events(request: Request, engine: EngineThread, generation: GenerationRequest) -> AsyncGenerator[Event, None]:
-    """The events of `generation` up to Finished. A client that goes away, or a closed iteration, gives it up.
+async def _events(
+    request: Request, engine: EngineThread, generations: Sequence[GenerationRequest]
+) -> AsyncGenerator[tuple[int, Event], None]:
+    """The events of all sequences, each with its number, until all have finished.
+
+    A client that goes away, or a closed iteration, gives them up.
 
     Raises:
         ApiError: What Failed carries, or what `submit` refuses with.
     """
     loop = asyncio.get_running_loop()
-    events: asyncio.Queue[Event] = asyncio.Queue()
+    events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
 
-    def deliver(event: Event) -> None:
+    def deliver(number: int, event: Event) -> None:
         with suppress(RuntimeError):  # the loop has ended: nobody listens any more
-            loop.call_soon_threadsafe(events.put_nowait, event)
+            loop.call_soon_threadsafe(events.put_nowait, (number, event))
 
-    job = engine.submit(generation, deliver)
+    job = engine.submit(generations, deliver)
     watcher = asyncio.create_task(_cancel_when_gone(request, job))
-    outcome = "cancelled"
+    outcome, unfinished = "cancelled", len(generations)
     try:
-        while True:
-            event = await events.get()
+        while unfinished:
+            number, event = await events.get()
             if isinstance(event, Failed):
                 outcome = "cancelled" if event.error.status == CLIENT_GONE else "failed"
                 raise event.error
-            yield event
-            if isinstance(event, Finished):
-                return
+            unfinished -= isinstance(event, Finished)
+            yield number, event
     finally:
         request.scope["flexquant.log"].setdefault("finish", outcome)
         job.cancel()
@@ -192,19 +229,49 @@ async def _cancel_when_gone(request: Request, job: Job) -> None:
     job.cancel()
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": 0},
-        "flexquant": {
-            "position_start": usage.position_start,
-            "position_end": usage.position_end,
-            "position_worst": usage.position_worst,
-        },
-    }
+class _Totals:
+    """What all sequences of a request took together.
 
+    Args:
+        choices: Of each prompt, whose tokens count once.
+    """
 
-def _log(request: Request, finished: Finished) -> None:
-    request.scope["flexquant.log"].update(finish=finished.reason, **usage_fields(finished.usage))
+    def __init__(self, choices: int) -> None:
+        self._choices = choices
+        self._finished: dict[int, Finished] = {}
+
+    def add(self, index: int, finished: Finished) -> None:
+        """Sequence `index` has finished."""
+        self._finished[index] = finished
+
+    def usage(self) -> dict[str, Any]:
+        """The answer's `usage`."""
+        total = self._sum()
+        return {
+            "prompt_tokens": total.prompt_tokens,
+            "completion_tokens": total.completion_tokens,
+            "total_tokens": total.prompt_tokens + total.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": total.cached_tokens},
+            "flexquant": {
+                "position_start": total.position_start,
+                "position_end": total.position_end,
+                "position_worst": total.position_worst,
+            },
+        }
+
+    def log(self, request: Request) -> None:
+        """Add to the request's line in the log."""
+        reasons = "+".join(sorted({finished.reason for finished in self._finished.values()}))
+        request.scope["flexquant.log"].update(finish=reasons, **usage_fields(self._sum()))
+
+    def _sum(self) -> Usage:
+        every = [self._finished[index].usage for index in sorted(self._finished)]
+        first_choices = every[:: self._choices]
+        return Usage(
+            prompt_tokens=sum(usage.prompt_tokens for usage in first_choices),
+            cached_tokens=sum(usage.cached_tokens for usage in first_choices),
+            completion_tokens=sum(usage.completion_tokens for usage in every),
+            position_start=every[0].position_start,
+            position_end=every[-1].position_end,
+            position_worst=max(usage.position_worst for usage in every),
+        )

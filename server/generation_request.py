@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flexquant.engine.sampling import SamplingParams
-from flexquant.server.error_envelope import ApiError
+from flexquant.server.api_error import ApiError
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,7 @@ class GenerationRequest:
         sampling: How tokens are chosen.
         stops: Strings that end the answer.
         ignore_eos: Go on after the end-of-sequence token.
+        exact: Use only such keys and values of earlier prompts again as were computed at the model's present position.
     """
 
     prompt: Sequence[int]
@@ -25,6 +26,7 @@ class GenerationRequest:
     sampling: SamplingParams
     stops: tuple[str, ...] = ()
     ignore_eos: bool = False
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Usage:
     """What an answer took, and at which positions of the sequence it was computed (larger is worse)."""
 
     prompt_tokens: int
+    cached_tokens: int
+    """Of the prompt, those whose keys and values were there from an earlier request."""
     completion_tokens: int
     position_start: int
     position_end: int
@@ -40,9 +44,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The request's turn has come; the model is at `position`."""
+    """The request's turn has come; the model is at `position`, and `cached_tokens` of the prompt are there already."""
 
     position: int
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

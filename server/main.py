@@ -5,6 +5,7 @@ import logging
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -57,11 +58,17 @@ def serve(settings: Settings) -> None:
 
         from flexquant.server.startup import start
 
+        # Reading the weights leaves the interpreter idle: it can load the HTTP server meanwhile.
+        threading.Thread(target=_import_http_server, name="import", daemon=True).start()
         daemon = start(settings, folder)
         try:
             _answer_requests(daemon, settings, listener)
         finally:
             daemon.close()
+
+
+def _import_http_server() -> None:
+    import flexquant.server.http_server  # noqa: F401  # to be there when it is needed
 
 
 def listen_on(host: str, port: int) -> socket.socket:

@@ -67,6 +67,7 @@ def usage_fields(usage: Usage) -> dict[str, int]:
     """What the line says about an answer."""
     return {
         "prompt_tokens": usage.prompt_tokens,
+        "cached_tokens": usage.cached_tokens,
         "completion_tokens": usage.completion_tokens,
         "position_start": usage.position_start,
         "position_end": usage.position_end,

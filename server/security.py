@@ -19,7 +19,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flexquant.engine.errors import UsageError
-from flexquant.server.error_envelope import ApiError
+from flexquant.server.api_error import ApiError
+from flexquant.server.error_envelope import error_response
 from flexquant.server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class Security:
         try:
             self._check(scope["method"], scope["path"], Headers(scope=scope))
         except ApiError as refusal:
-            await refusal.response()(scope, receive, send)
+            await error_response(refusal)(scope, receive, send)
             return
         await self._app(scope, self._counted(receive), send)
 

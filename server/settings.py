@@ -132,8 +132,14 @@ class Settings(BaseSettings):
         default="auto",
         description="How to compute: 'auto', 'torch', or a set of native kernels such as 'avx2'; for comparing them.",
     )
+    parallel: int = Field(
+        default=4, ge=1, le=8, description="Answers that are computed at a time; each choice of a request is one."
+    )
     max_queue: int = Field(
-        default=32, ge=0, description="Requests that may wait for their turn; more are answered 503."
+        default=32, ge=0, description="Answers that may wait beyond these; more are refused with 503."
+    )
+    request_timeout: float | None = Field(
+        default=None, gt=0, description="Seconds that a request may take, waiting included. Default: no limit."
     )
     max_body: Size = Field(default=4 * 2**20, description="Largest request body.")
     shutdown_timeout: float = Field(

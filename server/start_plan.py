@@ -36,7 +36,11 @@ class Demand:
 
     def tokens(self, nbytes: int) -> int:
         """Tokens whose KV pages fit into `nbytes`, at most the model's context."""
-        return min(max(nbytes, 0) // self.kv_page * self.page_tokens, self.context)
+        return min(self.pages_in(nbytes) * self.page_tokens, self.context)
+
+    def pages_in(self, nbytes: int) -> int:
+        """KV pages that fit into `nbytes`; none if that is negative."""
+        return max(nbytes, 0) // self.kv_page
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +58,21 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class StartPlan:
-    """Tokens of context, and the position to start at."""
+    """Where a daemon starts.
+
+    Args:
+        context: Most tokens of one sequence.
+        position: Of the model.
+        kv_tokens: Most tokens of all sequences together, the context at least.
+    """
 
     context: int
     position: int
+    kv_tokens: int
 
 
 def plan_start(
-    demand: Demand, room: Room, *, context: int | None, pin: int | None, worst_position: int | None
+    demand: Demand, room: Room, *, context: int | None, parallel: int, pin: int | None, worst_position: int | None
 ) -> StartPlan:
     """Choose the context (unless it is given) and the best position that leaves others their reserve.
 
@@ -71,6 +82,7 @@ def plan_start(
         demand: Of the model.
         room: That there is.
         context: Tokens that the user asks for; None takes what model and memory allow.
+        parallel: Sequences that shall each have their context, as far as others keep their reserve.
         pin: Position that the user wants held; where it does not fit, the start is at a smaller one.
         worst_position: Position not to go beyond.
 
@@ -93,7 +105,9 @@ def plan_start(
         raise _short(demand, worst, context, room.available, missing)
     best = 0 if pin is None else min(pin, worst)
     fitting = (k for k in range(best, worst + 1) if demand.weights[k] + fixed <= room.spare)
-    return StartPlan(context, next(fitting, worst))
+    position = next(fitting, worst)
+    more = demand.pages_in(room.spare - fixed - demand.weights[position]) * demand.page_tokens
+    return StartPlan(context, position, min(parallel * context, context + more))
 
 
 def _default_context(demand: Demand, room: Room, worst: int) -> int:

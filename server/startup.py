@@ -13,9 +13,10 @@ from flexquant.engine.compute import Compute, choose_compute, usable_cores
 from flexquant.engine.elastic_model import ElasticModel
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import FlexQuantError
-from flexquant.engine.kv_cache import PAGE_TOKENS, pages_for
+from flexquant.engine.kv_cache import pages_for
 from flexquant.engine.manifest import MANIFEST_NAME
 from flexquant.engine.memory_needs import MemoryNeeds
+from flexquant.engine.prefix_cache import PAGE_TOKENS
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.chat_template import ChatTemplate
 from flexquant.server.control_loop import Controller
@@ -103,19 +104,32 @@ def start(settings: Settings, folder: Path) -> Daemon:
         demand_of(ensemble, compute),
         measure_room(monitor, parameters, sequence.footprint_bytes),
         context=settings.context,
+        parallel=settings.parallel,
         pin=settings.pin,
         worst_position=settings.worst_position,
     )
-    served = describe(settings, ensemble, tokenizer, plan.context)
-    log.info("starting at position %d of %d, context %d tokens", plan.position, len(sequence.transitions), plan.context)
+    served = describe(settings, ensemble, tokenizer, plan.context, compute.name)
+    log.info(
+        "starting at position %d of %d, context %d tokens, room for %d tokens of all answers together",
+        plan.position,
+        len(sequence.transitions),
+        plan.context,
+        plan.kv_tokens,
+    )
     model = ElasticModel.load(
         ensemble,
         position=plan.position,
         context=plan.context,
-        kv_pages=pages_for(plan.context),
+        kv_pages=pages_for(plan.kv_tokens),
         compute=compute,
     )
-    engine = EngineThread(model, tokenizer, max_queue=settings.max_queue)
+    engine = EngineThread(
+        model,
+        tokenizer,
+        parallel=settings.parallel,
+        max_queue=settings.max_queue,
+        timeout_s=settings.request_timeout,
+    )
     quality = [Quality(found.perplexity, found.kl) for found in sequence.quality]
     facade = ElasticFacade(model, quality, lambda: engine.seconds_per_token)
     controller = Controller(facade, monitor, parameters, pin=settings.pin, worst_position=settings.worst_position)
@@ -155,7 +169,7 @@ def measure_room(monitor: Monitor, parameters: Parameters, footprints: Sequence[
     )
 
 
-def describe(settings: Settings, ensemble: Ensemble, tokenizer: Tokenizer, context: int) -> ServedModel:
+def describe(settings: Settings, ensemble: Ensemble, tokenizer: Tokenizer, context: int, kernels: str) -> ServedModel:
     """The model as clients see it.
 
     Raises:
@@ -170,7 +184,7 @@ def describe(settings: Settings, ensemble: Ensemble, tokenizer: Tokenizer, conte
         id=name,
         aliases=frozenset({ensemble.folder.name, *settings.alias} - {name}),
         created=int(manifest.stat().st_mtime),
-        build=f"fq{version('flexquant')}-{digest}",
+        build=f"fq{version('flexquant')}-{kernels}-{digest}",
         context=context,
         vocab_size=ensemble.config.vocab_size,
         tokenizer=tokenizer,

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Final
 
-from flexquant.server.error_envelope import as_api_error
+from flexquant.server.api_error import as_api_error
 
 MEDIA_TYPE: Final = "text/event-stream"
 DONE: Final = "data: [DONE]\n\n"

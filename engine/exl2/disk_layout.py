@@ -6,7 +6,8 @@ from torch import Tensor
 
 from flexquant.engine.exl2.dequantize import Exl2Matrix
 from flexquant.engine.exl2.spec import Exl2Spec
-from flexquant.engine.tensor_index import TensorEntry, torch_dtype
+from flexquant.engine.tensor_index import TensorEntry
+from flexquant.engine.torch_tensors import torch_dtype
 
 ALIGNMENT: Final = 64
 """Bytes; a cache line, and what torch's vector loads prefer."""

@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-import torch
+import numpy as np
 
 from flexquant.engine.errors import CheckpointError
 from flexquant.engine.exl2.groups import Run, runs
@@ -96,15 +96,15 @@ def read_spec(index: TensorIndex, key: str, *, in_features: int, out_features: i
                 f"shape is {list(entries[suffix].shape)}, expected {list(shape)} for {in_features} inputs, "
                 f"{out_features} outputs and {groups} groups",
             )
-    table = (index.read(f"{key}.q_groups").to(torch.int32) & 0xFFFF).tolist()
+    table = index.content(f"{key}.q_groups").view(np.uint16).tolist()
     try:
         found = runs(table, in_features, words)
     except ValueError as error:
         raise _error(entries["q_groups"], str(error)) from error
-    inverse = index.read(f"{key}.q_invperm")
-    if not torch.equal(inverse.sort().values, torch.arange(in_features, dtype=torch.int32)):
+    inverse = index.content(f"{key}.q_invperm").view(np.int32)
+    if not np.array_equal(np.sort(inverse), np.arange(in_features, dtype=np.int32)):
         raise _error(entries["q_invperm"], "is not a permutation of the layer's inputs")
-    order = hashlib.blake2b(inverse.numpy().tobytes(), digest_size=16).digest()
+    order = hashlib.blake2b(inverse.tobytes(), digest_size=16).digest()
     return Exl2Spec(key, in_features, out_features, columns, found, entries, order)
 
 

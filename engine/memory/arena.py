@@ -11,7 +11,8 @@ import os
 import sys
 from typing import Final
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 PAGE_BYTES: Final = mmap.PAGESIZE
 HUGE_PAGE_BYTES: Final = 2 * 1024 * 1024
@@ -48,7 +49,7 @@ class Arena:
     From 2 MiB on it starts 2 MiB-aligned and asks for huge pages; below it asks for none, so that the kernel never
     joins two arenas in one huge page and the bytes mapped are the bytes the process holds.
 
-    `tensor` and `memory` return views that must die before `trim` or `release`: reading an unmapped page is a
+    `array` and `memory` return views that must die before `trim` or `release`: reading an unmapped page is a
     segmentation fault. Views are therefore made per call and never stored, and both methods refuse to run while a
     view is alive. An arena that is dropped gives its memory back. It has one owner at a time and no lock.
 
@@ -86,12 +87,12 @@ class Arena:
 
     @property
     def viewed(self) -> bool:
-        """Whether a tensor or memoryview of this arena is alive."""
+        """Whether an array or memoryview of this arena is alive."""
         return self._buffer is not None and sys.getrefcount(self._buffer) > self._unviewed
 
-    def tensor(self) -> torch.Tensor:
-        """All bytes as a uint8 tensor [mapped_bytes] over the same memory. Make it per call; never store it."""
-        return torch.frombuffer(self._mapped(), dtype=torch.uint8)
+    def array(self) -> npt.NDArray[np.uint8]:
+        """All bytes as uint8 [mapped_bytes] over the same memory. Make it per call; never store it."""
+        return np.frombuffer(self.memory(), np.uint8)
 
     def memory(self) -> memoryview:
         """All bytes as a writable memoryview over the same memory. Make it per call; never store it."""

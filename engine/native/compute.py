@@ -4,8 +4,6 @@ import ctypes
 from collections.abc import Callable, Mapping
 from typing import Final
 
-import torch
-
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.exl2.blocked_layout import BlockedLayout, repack, staging_bytes
 from flexquant.engine.exl2.spec import Exl2Spec
@@ -17,6 +15,7 @@ from flexquant.engine.residency import Residency
 from flexquant.engine.swap import Swapper
 from flexquant.engine.tensor_index import read_into
 
+_FLOAT_BYTES: Final = 4
 _STAGING_BYTES: Final = 512 << 10
 """Little enough to stay in a core's cache between reading and repacking."""
 
@@ -26,15 +25,15 @@ class NativeCompute:
 
     Args:
         kernels: Name of the instruction set to use, in the whole process.
-        threads: That compute, in the whole process. Torch, which is left with little, gets one: two pools of threads
-            would take the cores from each other.
+        threads: That compute, in the whole process.
     """
+
+    independent_rows: Final = True
 
     def __init__(self, kernels: str, threads: int) -> None:
         self.name = kernels
         choose_kernels(kernels)
         set_threads(threads)
-        torch.set_num_threads(1)
 
     def size_bytes(self, spec: Exl2Spec) -> int:
         """See `Compute`."""
@@ -45,7 +44,7 @@ class NativeCompute:
         row = 2 * ensemble.config.hidden_size + 2 * ensemble.config.head_dim  # hidden states and rotations, float32
         return {
             "staging": _staging(ensemble),
-            "pass": page_rounded(_pass_bytes(ensemble)) + CHUNK_TOKENS * row * torch.float32.itemsize,
+            "pass": page_rounded(_pass_bytes(ensemble)) + CHUNK_TOKENS * row * _FLOAT_BYTES,
         }
 
     def filler(self, ensemble: Ensemble) -> Callable[[Exl2Spec, memoryview], None]:

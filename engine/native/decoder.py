@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
-from flexquant.engine.decoder import Segment, extend
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.exl2.blocked_layout import LANES, BlockedLayout
 from flexquant.engine.kv_cache import KVCache, KVSequence, pages_for
@@ -24,6 +23,7 @@ from flexquant.engine.native.library import load
 from flexquant.engine.places import Places
 from flexquant.engine.residency import Residency
 from flexquant.engine.rope import RopeTable
+from flexquant.engine.segment import Floats, Segment, Tokens, extend
 from flexquant.engine.swap import Swapper
 
 _NAMES: Final = ("q", "k", "v", "o", "gate", "up", "down")
@@ -36,7 +36,7 @@ class _Piece:
     """Some rows of a segment, run in one pass."""
 
     sequence: KVSequence
-    tokens: Tensor
+    tokens: Tokens
     start: int
     """Position of the first row."""
     ends: int | None
@@ -64,7 +64,7 @@ class NativeDecoder:
         self._scratch = scratch
         self._rope = RopeTable(self.config.rope, self.config.head_dim)
         self._embedding = MappedEmbedding(ensemble.common[EMBEDDING])
-        self._norms = {name: ensemble.common.read(name).float() for name in self.config.norms()}
+        self._norms = {name: ensemble.common.floats(name) for name in self.config.norms()}
         self._layouts: dict[tuple[str, int], tuple[BlockedLayout, ctypes.Array[structs.Run]]] = {}
         for module, specs in ensemble.specs.items():
             for variant, spec in enumerate(specs):
@@ -76,12 +76,11 @@ class NativeDecoder:
         ]
         self._layers: list[tuple[int, structs.Layer]] = [(-1, structs.Layer()) for _ in range(self.config.layers)]
 
-    @torch.inference_mode()
-    def forward(self, segments: Sequence[Segment], cache: KVCache, safe_point: Callable[[], None]) -> Tensor:
+    def forward(self, segments: Sequence[Segment], cache: KVCache, safe_point: Callable[[], None]) -> Floats:
         """See `Decoder.forward`."""
         ends = extend(segments, cache)
-        last = torch.empty(len(segments), self.config.hidden_size)
-        shape = shape_of(self.config, half=cache.dtype == torch.float16)
+        last = np.empty((len(segments), self.config.hidden_size), np.float32)
+        shape = shape_of(self.config, half=cache.dtype is np.float16)
         for passing in _passes(segments, self._max_rows):
             hidden = self._run(passing, shape, safe_point)
             row = -1
@@ -94,27 +93,27 @@ class NativeDecoder:
             segment.sequence.length = end
         return logits
 
-    def reconstruct(self, module: str) -> tuple[int, Tensor]:
+    def reconstruct(self, module: str) -> tuple[int, npt.NDArray[np.float16]]:
         """See `ElasticDecoder`."""
         variant, matrix, layout = self._matrix(module)
-        weights = torch.empty(layout.spec.in_features, layout.spec.padded_out, dtype=torch.float16)
+        weights = np.empty((layout.spec.in_features, layout.spec.padded_out), np.float16)
         self._library.fq_dequantize(
-            ctypes.byref(matrix), 0, layout.spec.padded_out // LANES, _HALF_TILE, weights.data_ptr(), weights.shape[1]
+            ctypes.byref(matrix), 0, layout.spec.padded_out // LANES, _HALF_TILE, weights.ctypes.data, weights.shape[1]
         )
         return variant, weights
 
-    def _run(self, pieces: Sequence[_Piece], shape: structs.Shape, safe_point: Callable[[], None]) -> Tensor:
+    def _run(self, pieces: Sequence[_Piece], shape: structs.Shape, safe_point: Callable[[], None]) -> Floats:
         """Run all layers over the pieces; returns hidden states f32 [rows, hidden]."""
-        hidden = self._embedding.rows(torch.cat([piece.tokens for piece in pieces]))
-        positions = torch.cat([torch.arange(piece.start, piece.start + len(piece.tokens)) for piece in pieces])
+        hidden = self._embedding.rows(np.concatenate([piece.tokens for piece in pieces]))
+        positions = np.concatenate([np.arange(piece.start, piece.start + len(piece.tokens)) for piece in pieces])
         rotation = self._rope.rotation(positions)
-        cos, sin = rotation.cos.contiguous(), rotation.signed_sin.contiguous()
+        cos, sin = rotation.cos, rotation.signed_sin
         segments = (structs.Segment * len(pieces))()
         tables, row = [], 0
         for segment, piece in zip(segments, pieces, strict=True):
             rows = len(piece.tokens)
             pages = piece.sequence.pages[: pages_for(piece.start + rows)]
-            tables.append((ctypes.c_uint64 * len(pages))(*[page.address for page in pages]))
+            tables.append((ctypes.c_uint64 * len(pages))(*[page.memory.address for page in pages]))
             segment.first_row, segment.rows, segment.start = row, rows, piece.start
             segment.pages = ctypes.addressof(tables[-1])
             row += rows
@@ -127,26 +126,26 @@ class NativeDecoder:
                 segments,
                 len(pieces),
                 row,
-                hidden.data_ptr(),
-                cos.data_ptr(),
-                sin.data_ptr(),
+                hidden.ctypes.data,
+                cos.ctypes.data,
+                sin.ctypes.data,
                 scratch,
             )
         return hidden
 
-    def _head(self, hidden: Tensor, shape: structs.Shape) -> Tensor:
+    def _head(self, hidden: Floats, shape: structs.Shape) -> Floats:
         """Logits of rows of hidden states: f32 [rows, vocab]."""
         _, matrix, _ = self._matrix(self._places.modules[HEAD])
-        logits = torch.empty(len(hidden), self.config.vocab_size)
+        logits = np.empty((len(hidden), self.config.vocab_size), np.float32)
         for first in range(0, len(hidden), self._max_rows):
             rows = hidden[first : first + self._max_rows]
             self._library.fq_head(
                 ctypes.byref(shape),
                 ctypes.byref(matrix),
-                self._norms[FINAL_NORM].data_ptr(),
+                self._norms[FINAL_NORM].ctypes.data,
                 len(rows),
-                rows.data_ptr(),
-                logits[first:].data_ptr(),
+                rows.ctypes.data,
+                logits[first:].ctypes.data,
                 self._scratch.address,
             )
         return logits
@@ -166,8 +165,8 @@ class NativeDecoder:
         layer.k_shares = 0 if k == q else -1
         layer.v_shares = 0 if v == q else 1 if v == k else -1
         layer.up_shares = 0 if up == gate else -1
-        layer.input_norm = self._norms[input_norm(i)].data_ptr()
-        layer.post_norm = self._norms[post_norm(i)].data_ptr()
+        layer.input_norm = self._norms[input_norm(i)].ctypes.data
+        layer.post_norm = self._norms[post_norm(i)].ctypes.data
         layer.index = i
         self._layers[i] = published, layer
         return layer

@@ -5,10 +5,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from flexquant.server.api_error import ApiError
 from flexquant.server.api_types import ChatRequest
-from flexquant.server.daemon_state import DaemonState, ServedModel, daemon_state
-from flexquant.server.error_envelope import ApiError
-from flexquant.server.generate import FinishReason, answer, generation_request
+from flexquant.server.daemon_state import DaemonState, ServedModel
+from flexquant.server.generate import FinishReason, answer, generation_requests
+from flexquant.server.routes.dependencies import daemon_state
 
 router = APIRouter()
 
@@ -18,22 +19,22 @@ class _ChatShape:
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
-    def whole(self, text: str, reason: FinishReason) -> dict[str, Any]:
+    def whole(self, index: int, text: str, reason: FinishReason) -> dict[str, Any]:
         message = {"role": "assistant", "content": text, "refusal": None}
-        return {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
+        return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
 
-    def opening(self) -> list[dict[str, Any]]:
-        return [_delta({"role": "assistant", "content": ""}, None)]
+    def opening(self, index: int) -> list[dict[str, Any]]:
+        return [_delta(index, {"role": "assistant", "content": ""}, None)]
 
-    def piece(self, text: str) -> dict[str, Any]:
-        return _delta({"content": text}, None)
+    def piece(self, index: int, text: str) -> dict[str, Any]:
+        return _delta(index, {"content": text}, None)
 
-    def closing(self, reason: FinishReason) -> dict[str, Any]:
-        return _delta({}, reason)
+    def closing(self, index: int, reason: FinishReason) -> dict[str, Any]:
+        return _delta(index, {}, reason)
 
 
-def _delta(delta: dict[str, Any], reason: FinishReason | None) -> dict[str, Any]:
-    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+def _delta(index: int, delta: dict[str, Any], reason: FinishReason | None) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
 
 
 _SHAPE = _ChatShape()
@@ -47,8 +48,7 @@ async def chat_completions(
     daemon.model.check_name(body.model)
     prompt = await asyncio.to_thread(_encode, daemon.model, body)
     max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    generation = generation_request(body, prompt, max_tokens, daemon.model)
-    return await answer(request, daemon, body, generation, _SHAPE)
+    return await answer(request, daemon, body, generation_requests(body, [prompt], max_tokens, daemon), _SHAPE)
 
 
 def _encode(model: ServedModel, body: ChatRequest) -> list[int]:

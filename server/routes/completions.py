@@ -5,10 +5,11 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from flexquant.server.api_error import ApiError
 from flexquant.server.api_types import CompletionRequest
-from flexquant.server.daemon_state import DaemonState, ServedModel, daemon_state
-from flexquant.server.error_envelope import ApiError
-from flexquant.server.generate import FinishReason, answer, generation_request
+from flexquant.server.daemon_state import DaemonState, ServedModel
+from flexquant.server.generate import FinishReason, answer, generation_requests
+from flexquant.server.routes.dependencies import daemon_state
 
 DEFAULT_MAX_TOKENS: Final = 16
 
@@ -19,21 +20,21 @@ class _CompletionShape:
     id_prefix = "cmpl-"
     whole_object = chunk_object = "text_completion"
 
-    def whole(self, text: str, reason: FinishReason) -> dict[str, Any]:
-        return _choice(text, reason)
+    def whole(self, index: int, text: str, reason: FinishReason) -> dict[str, Any]:
+        return _choice(index, text, reason)
 
-    def opening(self) -> list[dict[str, Any]]:
+    def opening(self, index: int) -> list[dict[str, Any]]:  # noqa: ARG002  # there is nothing to say
         return []
 
-    def piece(self, text: str) -> dict[str, Any]:
-        return _choice(text, None)
+    def piece(self, index: int, text: str) -> dict[str, Any]:
+        return _choice(index, text, None)
 
-    def closing(self, reason: FinishReason) -> dict[str, Any]:
-        return _choice("", reason)
+    def closing(self, index: int, reason: FinishReason) -> dict[str, Any]:
+        return _choice(index, "", reason)
 
 
-def _choice(text: str, reason: FinishReason | None) -> dict[str, Any]:
-    return {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
+def _choice(index: int, text: str, reason: FinishReason | None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
 
 
 _SHAPE = _CompletionShape()
@@ -43,12 +44,11 @@ _SHAPE = _CompletionShape()
 async def completions(
     request: Request, body: CompletionRequest, daemon: Annotated[DaemonState, Depends(daemon_state)]
 ) -> Response:
-    """Continue a prompt."""
+    """Continue prompts."""
     daemon.model.check_name(body.model)
-    prompt = await asyncio.to_thread(_encode, daemon.model, body.single_prompt)
+    prompts = await asyncio.to_thread(lambda: [_encode(daemon.model, prompt) for prompt in body.prompts])
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    generation = generation_request(body, prompt, max_tokens, daemon.model)
-    return await answer(request, daemon, body, generation, _SHAPE)
+    return await answer(request, daemon, body, generation_requests(body, prompts, max_tokens, daemon), _SHAPE)
 
 
 def _encode(model: ServedModel, prompt: str | list[int]) -> list[int]:

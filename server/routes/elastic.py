@@ -6,10 +6,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 
 from flexquant.engine.errors import UsageError
+from flexquant.server.api_error import ApiError
 from flexquant.server.api_types import TargetRequest
-from flexquant.server.daemon_state import DaemonState, daemon_state
+from flexquant.server.daemon_state import DaemonState
 from flexquant.server.elastic_state import ElasticState
-from flexquant.server.error_envelope import ApiError
+from flexquant.server.routes.dependencies import daemon_state
 
 router = APIRouter()
 

@@ -4,8 +4,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
-from flexquant.server.daemon_state import DaemonState, daemon_state
-from flexquant.server.error_envelope import unavailable
+from flexquant.server.api_error import unavailable
+from flexquant.server.daemon_state import DaemonState
+from flexquant.server.routes.dependencies import daemon_state
 
 router = APIRouter()
 

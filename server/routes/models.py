@@ -4,7 +4,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 
-from flexquant.server.daemon_state import DaemonState, ServedModel, daemon_state
+from flexquant.server.daemon_state import DaemonState, ServedModel
+from flexquant.server.routes.dependencies import daemon_state
 
 router = APIRouter()
 

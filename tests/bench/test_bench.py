@@ -44,6 +44,17 @@ def test_rows_have_ours_peer_and_their_ratio(report: dict[str, Any]) -> None:
     assert compared >= 4  # memory bandwidth, torch, our own widths
 
 
+def test_serving_is_measured_over_http(tmp_path: Path) -> None:
+    done = bench("serve", "--quick", "--json", "--no-peer", "--models", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in json.loads(done.stdout)["rows"] if row["suite"] == "serve"]
+    for part in ("one stream", "four streams", "shared prefix", "p99 time between tokens", "pages are free"):
+        found = [row for row in rows if part in row["name"]]
+        assert found, f"no row about {part}"
+        assert all(row["ours"] > 0 for row in found)
+    assert {row["against"] for row in rows if row["peer"] is None} == {"llama.cpp was left out", "the fewest: 1"}
+
+
 def test_without_the_peer_its_rows_say_why(report: dict[str, Any]) -> None:
     rows = [row for row in report["rows"] if row["name"] == "decode, 4 bits" and row["unit"] == "tokens/s"]
     assert [(row["peer"], row["against"]) for row in rows] == [(None, "llama.cpp was left out")]

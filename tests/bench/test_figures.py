@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.figures import Figure, by_key, over_baseline, percentile, spread_positions, worst_deviation
+from bench.figures import (
+    Figure,
+    by_key,
+    gaps,
+    over_baseline,
+    percentile,
+    rate_together,
+    spread_positions,
+    worst_deviation,
+)
 
 positive = st.floats(min_value=1e-6, max_value=1e6)
 
@@ -64,3 +73,42 @@ def test_samples_over_the_baseline_of_their_key() -> None:
 
 def test_samples_by_key_keep_their_order() -> None:
     assert by_key([(2, 1.0), (1, 5.0), (2, 0.5)]) == {2: [1.0, 0.5], 1: [5.0]}
+
+
+def test_one_stream_is_timed_from_its_first_token_to_its_last() -> None:
+    assert rate_together([([10.0, 10.5, 11.0, 12.0], 4)]) == pytest.approx(3 / 2)
+
+
+def test_streams_are_timed_while_all_of_them_run() -> None:
+    early, late = [0.0, 1.0, 2.0, 3.0, 4.0], [1.5, 2.5, 3.5, 4.5]
+    # From 1.5 to 4.0: three tokens of the first, two of the second.
+    assert rate_together([(early, 5), (late, 4)]) == pytest.approx(5 / 2.5)
+
+
+def test_parts_with_several_tokens_count_as_such() -> None:
+    assert rate_together([([0.0, 1.0, 2.0, 3.0], 8)]) == pytest.approx(6 / 3)
+
+
+def test_streams_one_after_the_other_have_no_rate_together() -> None:
+    with pytest.raises(ValueError, match="same time"):
+        rate_together([([0.0, 1.0], 2), ([1.0, 2.0], 2)])
+
+
+@given(
+    st.lists(positive, min_size=2, max_size=50, unique=True).map(sorted),
+    st.floats(min_value=0.5, max_value=100),
+    st.integers(1, 4),
+)
+def test_a_rate_of_equal_streams_is_that_of_one_times_their_number(
+    times: list[float], tokens_per_part: float, streams: int
+) -> None:
+    tokens = round(tokens_per_part * len(times))
+    one = rate_together([(times, tokens)])
+    assert rate_together([(times, tokens)] * streams) == pytest.approx(streams * one)
+
+
+def test_gaps_are_those_that_overlap_with_the_time_asked_for() -> None:
+    times = [0.0, 1.0, 3.0, 6.0, 10.0]
+    assert gaps(times, 2.0, 5.0) == [2.0, 3.0]
+    assert gaps(times, 1.0, 3.0) == [2.0]
+    assert gaps(times, 10.0, 11.0) == []

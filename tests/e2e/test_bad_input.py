@@ -33,7 +33,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "not a number": (TEXT, b'{"prompt": "a", "temperature": NaN}', "temperature"),
     "seed too large": (TEXT, b'{"prompt": "a", "seed": 99999999999999999999}', "seed"),
     "token outside": (TEXT, b'{"prompt": [99999999]}', "vocabulary"),
-    "several choices": (TEXT, b'{"prompt": "a", "n": 2}', "1 choice"),
+    "several choices": (TEXT, b'{"prompt": "a", "n": 1000}', "1000 sequences"),
     "unsupported field": (TEXT, b'{"prompt": "a", "logprobs": 3}', "logprobs"),
     "no messages": (CHAT, b'{"messages": []}', "messages"),
     "image": (CHAT, b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "text parts"),

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -13,7 +14,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from flexquant.engine.attention import CausalAttention
-from flexquant.engine.decoder import Decoder, Segment
+from flexquant.engine.decoder import Decoder
 from flexquant.engine.generation import Generation
 from flexquant.engine.kv_cache import pages_for
 from flexquant.engine.model_config import ModelConfig, Rope, read_model_config
@@ -21,6 +22,7 @@ from flexquant.engine.prefill import chunks
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.weights import DenseWeights, Weights
 from support.dense_backend import DenseBackend
+from support.torch_calls import appended
 
 AGREES = 1e-4
 DIFFERS = 1e-3
@@ -167,13 +169,13 @@ def check_paged(checkpoint: Checkpoint) -> None:
     """The prompt in chunks of 96 tokens, then token by token, over pages of float32."""
     config, tokens = checkpoint.config(), checkpoint.tokens
     prefilled = len(tokens) - 40
-    backend = DenseBackend(config, checkpoint.weights(config), kv_pages=pages_for(len(tokens)), kv_dtype=torch.float32)
+    backend = DenseBackend(config, checkpoint.weights(config), kv_pages=pages_for(len(tokens)), kv_dtype=np.float32)
     sequence = backend.new_sequence(len(tokens))
     passes = [*chunks(0, prefilled, 96), *(range(at, at + 1) for at in range(prefilled, len(tokens)))]
-    logits = [backend.forward([Segment(sequence, tokens[part.start : part.stop])])[0] for part in passes]
+    logits = [backend.forward([appended(sequence, tokens[part.start : part.stop])])[0] for part in passes]
     backend.release(sequence)
     ends = [part.stop - 1 for part in passes]
-    assert relative_error(torch.stack(logits), checkpoint.logits[ends]) <= AGREES
+    assert relative_error(torch.from_numpy(np.stack(logits)), checkpoint.logits[ends]) <= AGREES
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -2,8 +2,9 @@
 
 import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from flexquant.engine.memory import arena as arena_module
 from flexquant.engine.memory.arena import HUGE_PAGE_BYTES, PAGE_BYTES, Arena, page_rounded
 from flexquant.engine.memory.process import anonymous_bytes
+from flexquant.engine.torch_tensors import arena_tensor
 
 MIB = 1024 * 1024
 
@@ -25,7 +27,7 @@ def arena() -> Iterator[Arena]:
 
 
 def address_of(arena: Arena) -> int:
-    return arena.tensor().data_ptr()
+    return arena_tensor(arena).data_ptr()
 
 
 def is_viewed(arena: Arena) -> bool:
@@ -35,7 +37,7 @@ def is_viewed(arena: Arena) -> bool:
 
 def test_length_is_the_payload_in_whole_pages(arena: Arena) -> None:
     assert arena.mapped_bytes == page_rounded(5 * MIB + 100)
-    assert arena.tensor().shape == (arena.mapped_bytes,)
+    assert arena_tensor(arena).shape == (arena.mapped_bytes,)
     assert len(arena.memory()) == arena.mapped_bytes
 
 
@@ -47,20 +49,20 @@ def test_large_arenas_start_at_a_huge_page() -> None:
 
 
 def test_contents_are_zero_and_shared_by_all_views(arena: Arena) -> None:
-    assert int(arena.tensor().count_nonzero()) == 0
+    assert int(arena_tensor(arena).count_nonzero()) == 0
     arena.memory()[123] = 7
-    assert int(arena.tensor()[123]) == 7
-    arena.tensor()[-1] = 9
+    assert int(arena_tensor(arena)[123]) == 7
+    arena_tensor(arena)[-1] = 9
     assert arena.memory()[-1] == 9
 
 
 def test_trim_keeps_the_head(arena: Arena) -> None:
-    arena.tensor().copy_(torch.arange(arena.mapped_bytes) % 251)
+    arena_tensor(arena).copy_(torch.arange(arena.mapped_bytes) % 251)
     where = address_of(arena)
     arena.trim(3 * MIB + 1)
     assert arena.mapped_bytes == page_rounded(3 * MIB + 1)
     assert address_of(arena) == where
-    assert torch.equal(arena.tensor(), (torch.arange(arena.mapped_bytes) % 251).to(torch.uint8))
+    assert torch.equal(arena_tensor(arena), (torch.arange(arena.mapped_bytes) % 251).to(torch.uint8))
 
 
 @pytest.mark.parametrize("nbytes", [0, -1, 6 * MIB])
@@ -81,8 +83,9 @@ def test_more_than_the_system_has_is_a_memory_error() -> None:
         Arena(1 << 60)
 
 
-def test_views_stop_trim_and_release(arena: Arena) -> None:
-    view = arena.tensor()[:10]
+@pytest.mark.parametrize("make", [Arena.array, arena_tensor])
+def test_views_stop_trim_and_release(arena: Arena, make: Callable[[Arena], Any]) -> None:
+    view = make(arena)[:10]
     assert is_viewed(arena)
     with pytest.raises(RuntimeError, match="view"):
         arena.release()
@@ -103,7 +106,7 @@ def test_use_after_release_raises() -> None:
     arena.release()
     arena.release()
     assert arena.mapped_bytes == 0
-    for use in (arena.tensor, arena.memory, arena.prefault):
+    for use in (arena.array, arena.memory, arena.prefault):
         with pytest.raises(RuntimeError, match="released"):
             use()
 
@@ -117,7 +120,7 @@ def test_a_dropped_arena_gives_its_memory_back() -> None:
 
 
 def test_a_view_outlives_a_dropped_arena() -> None:
-    view = Arena(PAGE_BYTES).tensor()
+    view = arena_tensor(Arena(PAGE_BYTES))
     assert int(view.sum()) == 0
 
 
@@ -127,7 +130,7 @@ def test_memory_goes_back_to_the_system_at_once() -> None:
     arenas = [Arena(8 * MIB + PAGE_BYTES) for _ in range(8)]
     assert anonymous_bytes() - before < slack  # nothing is resident before it is touched
     for arena in arenas:
-        arena.tensor().fill_(1)
+        arena_tensor(arena).fill_(1)
     assert abs(anonymous_bytes() - before - 8 * (8 * MIB + PAGE_BYTES)) < slack
     for arena in arenas:
         arena.trim(3 * MIB)
@@ -172,12 +175,12 @@ def test_a_trim_splits_the_huge_page_it_cuts() -> None:
 )
 def test_any_series_of_trims_keeps_contents_and_bookkeeping(length: int, cuts: list[float], value: int) -> None:
     arena = Arena(length)
-    arena.tensor().fill_(value)
+    arena_tensor(arena).fill_(value)
     for cut in cuts:
         keep = max(1, int(arena.mapped_bytes * cut))
         arena.trim(keep)
         assert arena.mapped_bytes == page_rounded(keep)
-        assert int((arena.tensor() != value).sum()) == 0
+        assert int((arena_tensor(arena) != value).sum()) == 0
     arena.release()
     assert arena.mapped_bytes == 0
 
@@ -196,20 +199,20 @@ def test_what_is_taken_arrives_whole_and_costs_no_memory(
     target, source = Arena(kept + more), Arena(offset + kept + behind)
     for arena in (target, source):
         arena.prefault()
-    target.tensor().fill_(255)
-    source.tensor().copy_(torch.arange(source.mapped_bytes) % 251)
+    arena_tensor(target).fill_(255)
+    arena_tensor(source).copy_(torch.arange(source.mapped_bytes) % 251)
     where, before = (target.address, source.address), anonymous_bytes()
     with pytest.MonkeyPatch.context() as patch:
         if not moves:  # as a kernel does that cannot move pages
             patch.setattr(arena_module, "_move_huge_page", lambda _source, _target: False)
         target.take(source, offset, kept)
     assert anonymous_bytes() <= before + MIB // 2  # what Python may take for itself meanwhile
-    assert torch.equal(target.tensor()[:kept], (torch.arange(offset, offset + kept) % 251).to(torch.uint8))
-    assert bool((target.tensor()[kept:] == 255).all())
+    assert torch.equal(arena_tensor(target)[:kept], (torch.arange(offset, offset + kept) % 251).to(torch.uint8))
+    assert bool((arena_tensor(target)[kept:] == 255).all())
     assert (target.address, source.address) == where
     # The kept part is no part of the other arena any more, and both can be written and given back.
-    source.tensor().fill_(1)
-    assert int(target.tensor()[0]) == offset % 251
+    arena_tensor(source).fill_(1)
+    assert int(arena_tensor(target)[0]) == offset % 251
     target.trim(kept)
     for arena in (target, source):
         arena.release()
@@ -220,7 +223,7 @@ def test_a_kernel_that_stops_moving_pages_half_way_loses_nothing(
     fails_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, source = Arena(2 * HUGE_PAGE_BYTES), Arena(2 * HUGE_PAGE_BYTES)
-    source.tensor().copy_(torch.arange(source.mapped_bytes) % 251)
+    arena_tensor(source).copy_(torch.arange(source.mapped_bytes) % 251)
     calls = 0
     move = arena_module._move_huge_page
 
@@ -231,8 +234,8 @@ def test_a_kernel_that_stops_moving_pages_half_way_loses_nothing(
 
     monkeypatch.setattr(arena_module, "_move_huge_page", fails_once)
     target.take(source, 0, target.mapped_bytes)
-    assert torch.equal(target.tensor(), (torch.arange(target.mapped_bytes) % 251).to(torch.uint8))
-    source.tensor().fill_(3)
+    assert torch.equal(arena_tensor(target), (torch.arange(target.mapped_bytes) % 251).to(torch.uint8))
+    arena_tensor(source).fill_(3)
     for arena in (target, source):
         arena.release()
 

@@ -2,6 +2,7 @@ import math
 import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from flexquant.engine.attention import CausalAttention, PagedAttention
-from flexquant.engine.kv_cache import KVCache, KVSequence, PageMemory
+from flexquant.engine.kv_cache import KVCache, KVSequence, KVType, PageMemory
+from support.page_slot import Slot
 from support.tiny_model import tiny_config
 
 HEADS = st.sampled_from([(4, 4), (4, 2), (6, 2), (4, 1)])
@@ -36,24 +38,6 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return result.flatten(1).float()
 
 
-class Slot:
-    """A page somewhere in a common buffer."""
-
-    def __init__(self, data: Tensor) -> None:
-        self._data = data
-        self.mapped_bytes = data.nbytes
-
-    @property
-    def address(self) -> int:
-        return self._data.data_ptr()
-
-    def tensor(self) -> Tensor:
-        return self._data
-
-    def release(self) -> None:
-        return
-
-
 def scattered(seed: int) -> Callable[[int], PageMemory]:
     """An allocator that puts pages in random order into one buffer of garbage (NaN)."""
     slots: list[Slot] = []
@@ -67,7 +51,7 @@ def scattered(seed: int) -> Callable[[int], PageMemory]:
     return allocate
 
 
-def make_cache(heads: tuple[int, int], placement: int = 0, dtype: torch.dtype = torch.float32) -> KVCache:
+def make_cache(heads: tuple[int, int], placement: int = 0, dtype: KVType = np.float32) -> KVCache:
     config = tiny_config(layers=LAYERS, heads=heads[0], kv_heads=heads[1], head_dim=HEAD_DIM)
     return KVCache(config, pages=32, dtype=dtype, allocate=scattered(placement))
 
@@ -117,10 +101,10 @@ def test_paged_attention_is_that_on_contiguous_memory(
     rows=st.integers(1, 200),
     cuts=st.lists(st.integers(0, 200), max_size=5),
     placement=st.integers(1, 1000),
-    dtype=st.sampled_from([torch.float16, torch.float32]),
+    dtype=st.sampled_from([np.float16, np.float32]),
 )
 def test_where_pages_lie_changes_no_bit(
-    heads: tuple[int, int], rows: int, cuts: list[int], placement: int, dtype: torch.dtype
+    heads: tuple[int, int], rows: int, cuts: list[int], placement: int, dtype: KVType
 ) -> None:
     cuts = [cut for cut in cuts if cut <= rows]
     tensors = random_rows(rows, heads, 0)

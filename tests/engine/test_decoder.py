@@ -1,6 +1,7 @@
 import gc
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,11 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from flexquant.engine.attention import CausalAttention
-from flexquant.engine.decoder import Decoder, Segment
+from flexquant.engine.decoder import Decoder
 from flexquant.engine.errors import KVExhaustedError
 from flexquant.engine.kv_cache import KVCache, KVSequence
 from flexquant.engine.model_config import EMBEDDING
 from support.tiny_model import RandomWeights, tiny_config
+from support.torch_calls import appended
 
 CONFIG = tiny_config()
 DECODER = Decoder(CONFIG, RandomWeights(CONFIG))
@@ -27,7 +29,7 @@ def make_tokens(count: int, seed: int = 0) -> Tensor:
 
 
 def make_cache() -> KVCache:
-    return KVCache(CONFIG, pages=64, dtype=torch.float32)
+    return KVCache(CONFIG, pages=64, dtype=np.float32)
 
 
 def reserved(cache: KVCache, tokens: int = 512) -> KVSequence:
@@ -50,7 +52,7 @@ def test_passes_give_the_logits_of_the_whole_window(total: int, cuts: list[int])
     tokens, cache = make_tokens(total), make_cache()
     expected, sequence = whole_window(DECODER, tokens), reserved(cache)
     for end in sorted({*(cut for cut in cuts if cut < total), total}):
-        logits = DECODER.forward([Segment(sequence, tokens[sequence.length : end])], cache)
+        logits = torch.from_numpy(DECODER.forward([appended(sequence, tokens[sequence.length : end])], cache))
         assert sequence.length == end
         assert torch.allclose(logits[0], expected[end - 1], atol=2e-4)
     cache.release(sequence)
@@ -64,10 +66,10 @@ def test_segments_of_a_pass_are_independent(sizes: list[tuple[int, int]]) -> Non
     for seed, (past, new) in enumerate(sizes):
         tokens, sequence = make_tokens(past + new, seed), reserved(cache, 120)
         if past:
-            DECODER.forward([Segment(sequence, tokens[:past])], cache)
-        segments.append(Segment(sequence, tokens[past:]))
+            DECODER.forward([appended(sequence, tokens[:past])], cache)
+        segments.append(appended(sequence, tokens[past:]))
         expected.append(whole_window(DECODER, tokens)[-1])
-    logits = DECODER.forward(segments, cache)
+    logits = torch.from_numpy(DECODER.forward(segments, cache))
     assert logits.shape == (len(sizes), CONFIG.vocab_size)
     assert torch.allclose(logits, torch.stack(expected), atol=2e-4)
     assert [segment.sequence.length for segment in segments] == [past + new for past, new in sizes]
@@ -85,8 +87,8 @@ def test_a_layer_leaves_its_input_as_it_is() -> None:
 def test_float16_pages_stay_close() -> None:
     tokens, cache = make_tokens(150), KVCache(CONFIG, pages=4)
     sequence = reserved(cache, 150)
-    DECODER.forward([Segment(sequence, tokens[:-1])], cache)
-    logits = DECODER.forward([Segment(sequence, tokens[-1:])], cache)[0]
+    DECODER.forward([appended(sequence, tokens[:-1])], cache)
+    logits = torch.from_numpy(DECODER.forward([appended(sequence, tokens[-1:])], cache))[0]
     expected = whole_window(DECODER, tokens)[-1]
     assert (logits - expected).norm() < 5e-3 * expected.norm()
     cache.release(sequence)
@@ -95,7 +97,7 @@ def test_float16_pages_stay_close() -> None:
 def test_the_safe_point_comes_before_each_layer() -> None:
     cache = make_cache()
     sequence, calls = reserved(cache), []
-    DECODER.forward([Segment(sequence, make_tokens(3))], cache, lambda: calls.append(sequence.length))
+    DECODER.forward([appended(sequence, make_tokens(3))], cache, lambda: calls.append(sequence.length))
     assert calls == [0] * CONFIG.layers
     cache.release(sequence)
 
@@ -115,23 +117,23 @@ def test_an_interrupted_pass_can_be_made_again(call: int) -> None:
     cache, tokens = make_cache(), make_tokens(100)
     sequence, other = reserved(cache), reserved(cache)
     for part in (sequence, other):
-        DECODER.forward([Segment(part, tokens[:70])], cache)
-    segments = [Segment(sequence, tokens[70:]), Segment(other, tokens[70:71])]
+        DECODER.forward([appended(part, tokens[:70])], cache)
+    segments = [appended(sequence, tokens[70:]), appended(other, tokens[70:71])]
     with pytest.raises(Interrupted):
         DECODER.forward(segments, cache, raise_at(call))
     assert (sequence.length, other.length) == (70, 70)
 
-    logits = DECODER.forward(segments, cache)
+    logits = torch.from_numpy(DECODER.forward(segments, cache))
 
     undisturbed = make_cache()
     fresh = [reserved(undisturbed), reserved(undisturbed)]
     for part in fresh:
-        DECODER.forward([Segment(part, tokens[:70])], undisturbed)
+        DECODER.forward([appended(part, tokens[:70])], undisturbed)
     expected = DECODER.forward(
-        [Segment(fresh[0], tokens[70:]), Segment(fresh[1], tokens[70:71])],
+        [appended(fresh[0], tokens[70:]), appended(fresh[1], tokens[70:71])],
         undisturbed,
     )
-    assert torch.equal(logits, expected)
+    assert torch.equal(logits, torch.from_numpy(expected))
     for part in (sequence, other):
         cache.release(part)
     for part in fresh:
@@ -143,7 +145,7 @@ def test_an_interrupted_sequence_can_be_released_at_once() -> None:
     sequence = reserved(cache)
     with pytest.raises(Interrupted):  # noqa: PT012  # the release has to happen while the exception is alive
         try:
-            DECODER.forward([Segment(sequence, make_tokens(100))], cache, raise_at(2))
+            DECODER.forward([appended(sequence, make_tokens(100))], cache, raise_at(2))
         except Interrupted:
             cache.release(sequence)
             raise
@@ -166,7 +168,8 @@ def test_weights_may_change_at_a_safe_point() -> None:
         cache = make_cache()
         sequence = reserved(cache)
         try:
-            return Decoder(CONFIG, weights).forward([Segment(sequence, make_tokens(5))], cache, safe_point)
+            decoder = Decoder(CONFIG, weights)
+            return torch.from_numpy(decoder.forward([appended(sequence, make_tokens(5))], cache, safe_point))
         finally:
             cache.release(sequence)
 
@@ -182,14 +185,14 @@ def test_nothing_of_a_sequence_changes_when_memory_is_short() -> None:
     cache = KVCache(CONFIG, pages=4, allocate=no_memory)  # type: ignore[arg-type]  # never returns
     sequence = reserved(cache, 10)
     with pytest.raises(KVExhaustedError):
-        DECODER.forward([Segment(sequence, make_tokens(3))], cache)
+        DECODER.forward([appended(sequence, make_tokens(3))], cache)
     assert sequence.length == 0
 
 
 @pytest.mark.parametrize("empty", [True, False])
 def test_a_pass_without_tokens_is_refused(empty: bool) -> None:
     cache = make_cache()
-    segments = [] if empty else [Segment(reserved(cache), make_tokens(0))]
+    segments = [] if empty else [appended(reserved(cache), make_tokens(0))]
     with pytest.raises(ValueError, match="tokens"):
         DECODER.forward(segments, cache)
 
@@ -198,7 +201,7 @@ def test_a_pass_beyond_the_reservation_is_refused() -> None:
     cache = make_cache()
     sequence = reserved(cache, 64)
     with pytest.raises(ValueError, match="reservation of 64"):
-        DECODER.forward([Segment(sequence, make_tokens(65))], cache)
+        DECODER.forward([appended(sequence, make_tokens(65))], cache)
     assert sequence.length == 0
 
 

@@ -1,18 +1,18 @@
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
-from flexquant.engine.decoder import Decoder, Segment, nothing
+from flexquant.engine.decoder import Decoder
 from flexquant.engine.errors import KVExhaustedError
 from flexquant.engine.generation import Generation
 from flexquant.engine.kv_cache import KVCache, KVSequence
 from flexquant.engine.memory.registry import MemoryRegistry, MemorySnapshot
 from flexquant.engine.model_config import ModelConfig
 from flexquant.engine.sampling import SamplingParams
+from flexquant.engine.segment import Floats, Segment, Tokens, nothing
 from support.tiny_model import RandomWeights, tiny_config
 
 EOS = 1
@@ -27,19 +27,22 @@ class CountingBackend:
         self.passes: list[list[int]] = []
         self.released: list[KVSequence] = []
 
-    def new_sequence(self, tokens: int) -> KVSequence:
-        sequence = self.cache.sequence()
-        self.cache.reserve(sequence, tokens)
-        return sequence
+    def new_sequence(self, tokens: int, prompt: Tokens | None = None, *, exact: bool = False) -> KVSequence:
+        prompt = np.array([], np.int64) if prompt is None or exact else prompt[: (len(prompt) - 1) // 64 * 64]
+        return self.cache.sequence(tokens, prompt)
+
+    def keep(self, sequence: KVSequence, tokens: Tokens, prompt_tokens: int) -> None:
+        assert sequence.length <= len(tokens) >= prompt_tokens
+        self.cache.keep(sequence, tokens)
 
     def release(self, sequence: KVSequence) -> None:
         self.cache.release(sequence)
 
-    def forward(self, segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Tensor:
+    def forward(self, segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Floats:
         safe_point()
-        logits = torch.zeros(len(segments), self.config.vocab_size)
+        logits = np.zeros((len(segments), self.config.vocab_size), np.float32)
         for row, segment in enumerate(segments):
-            assert segment.sequence.length + len(segment.tokens) <= segment.sequence.reserved_tokens
+            self.cache.grow(segment.sequence, segment.sequence.length + len(segment.tokens))
             self.passes.append(segment.tokens.tolist())
             logits[row, (int(segment.tokens[-1]) + 1) % self.config.vocab_size] = 9.0
             segment.sequence.length += len(segment.tokens)
@@ -56,7 +59,7 @@ class TinyBackend(CountingBackend):
         super().__init__()
         self._decoder = Decoder(self.config, RandomWeights(self.config))
 
-    def forward(self, segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Tensor:
+    def forward(self, segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Floats:
         return self._decoder.forward(segments, self.cache, safe_point)
 
 
@@ -159,6 +162,41 @@ def test_interrupted_steps_change_nothing(sampling: SamplingParams) -> None:
                 generation.step(interrupt)
             disturbed.append(generation.step())
     assert disturbed == undisturbed
+
+
+def test_what_a_prompt_has_in_common_with_an_earlier_one_is_not_computed_again() -> None:
+    backend, prompt = CountingBackend(), [7] * 300
+    first = Generation(backend, prompt, max_tokens=3, ignore_eos=True)
+    while not first.generated:
+        first.step()
+    early = Generation(backend, prompt, max_tokens=3, ignore_eos=True)  # while the first one goes on
+    assert (first.cached_tokens, early.cached_tokens) == (0, 256)
+    run(first)
+    backend.passes.clear()
+    run(early)
+    assert [len(tokens) for tokens in backend.passes] == [44, 1, 1]
+    with Generation(backend, prompt, max_tokens=3, exact=True) as exact:
+        assert exact.cached_tokens == 0
+    with Generation(backend, [7] * 64, max_tokens=3) as short:
+        assert short.cached_tokens == 0, "the last token is always computed: its logits are needed"
+
+
+def test_answers_are_kept_too_and_a_conversation_goes_on_behind_them() -> None:
+    backend = CountingBackend()
+    with Generation(backend, [2] * 60, max_tokens=80, ignore_eos=True) as first:
+        run(first)
+    with Generation(backend, [2] * 60 + first.generated + [5] * 10, max_tokens=3) as second:
+        assert second.cached_tokens == 128
+
+
+def test_a_prompt_that_is_given_up_half_way_leaves_what_was_computed() -> None:
+    backend, prompt = CountingBackend(), [7] * 600
+    with Generation(backend, prompt, max_tokens=3) as given_up:
+        given_up.step()
+        with pytest.raises(Interrupted):
+            given_up.step(interrupt)
+    with Generation(backend, prompt, max_tokens=3) as again:
+        assert again.cached_tokens == 256
 
 
 def test_generations_can_share_a_pass() -> None:

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,31 +23,31 @@ def write_table(path: Path, table: torch.Tensor, offset: int = 0) -> TensorEntry
 def test_rows_are_the_tables_rows(tmp_path: Path, dtype: torch.dtype, offset: int) -> None:
     table = torch.randn(50, 24).to(dtype)
     embedding = MappedEmbedding(write_table(tmp_path / "table", table, offset))
-    tokens = torch.tensor([0, 49, 7, 7, 13])
+    tokens = np.array([0, 49, 7, 7, 13])
 
     rows = embedding.rows(tokens)
 
-    assert rows.dtype == torch.float32
-    assert torch.equal(rows, table[tokens].float())
+    assert rows.dtype == np.float32
+    assert torch.equal(torch.from_numpy(rows), table[torch.from_numpy(tokens)].float())
     assert embedding.mapped_bytes == table.nbytes
 
 
 def test_rows_are_copies(tmp_path: Path) -> None:
     embedding = MappedEmbedding(write_table(tmp_path / "table", torch.ones(4, 4)))
-    embedding.rows(torch.tensor([2])).zero_()
-    assert torch.equal(embedding.rows(torch.tensor([2])), torch.ones(1, 4))
+    embedding.rows(np.array([2])).fill(0)
+    assert np.array_equal(embedding.rows(np.array([2])), np.ones((1, 4)))
 
 
 def test_no_rows(tmp_path: Path) -> None:
     embedding = MappedEmbedding(write_table(tmp_path / "table", torch.ones(4, 6)))
-    assert embedding.rows(torch.empty(0, dtype=torch.int64)).shape == (0, 6)
+    assert embedding.rows(np.empty(0, np.int64)).shape == (0, 6)
 
 
 def test_the_table_is_never_copied_as_a_whole(tmp_path: Path) -> None:
     entry = write_table(tmp_path / "table", torch.zeros(64_000, 256, dtype=torch.float16))  # 32 MB
     before = anonymous_bytes()
     embedding = MappedEmbedding(entry)
-    embedding.rows(torch.tensor([0, 31_000, 63_999]))
+    embedding.rows(np.array([0, 31_000, 63_999]))
     assert anonymous_bytes() - before < 8 << 20
 
 
@@ -54,7 +55,7 @@ def test_the_table_is_never_copied_as_a_whole(tmp_path: Path) -> None:
 def test_a_token_outside_the_vocabulary_is_refused(tmp_path: Path, token: int) -> None:
     embedding = MappedEmbedding(write_table(tmp_path / "table", torch.ones(4, 4)))
     with pytest.raises(IndexError, match=str(token)):
-        embedding.rows(torch.tensor([1, token]))
+        embedding.rows(np.array([1, token]))
 
 
 @pytest.mark.parametrize(("dtype", "shape"), [("I32", (4, 4)), ("F32", (16,)), ("F32", (0, 4))])

@@ -324,7 +324,7 @@ def test_positions_outside_the_sequence_are_refused(position: int) -> None:
 
 def test_a_view_that_was_kept_is_found_before_it_can_crash() -> None:
     with swapper_on(ladder(modules=1)) as (swapper, residency, registry):
-        view = swapper.resident(0)[1].tensor()
+        view = swapper.resident(0)[1].array()
         future = swapper.move_to(1)
         with pytest.raises(RuntimeError, match="view"):
             swapper.safe_point()

@@ -1,4 +1,6 @@
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from flexquant.engine.errors import CheckpointError
-from flexquant.engine.tensor_index import TensorIndex, read_into, torch_dtype
+from flexquant.engine.tensor_index import TensorIndex, read_into
+from flexquant.engine.torch_tensors import read_tensor, torch_dtype
 from support.checkpoints import safetensors_bytes, write_safetensors
 
 MATRIX = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -26,9 +29,9 @@ def test_shards_are_one_index_and_a_stale_list_of_them_is_ignored(tmp_path: Path
     index = TensorIndex.open(tmp_path)
     assert index.names() == ["a", "b", "c"]
     assert "gone" not in index
-    assert torch.equal(index.read("a"), torch.from_numpy(MATRIX))
-    assert torch.equal(index.read("b"), torch.from_numpy(HALVES))
-    assert torch.equal(index.read("c"), torch.from_numpy(MATRIX.astype(np.int32)))
+    assert torch.equal(read_tensor(index, "a"), torch.from_numpy(MATRIX))
+    assert torch.equal(read_tensor(index, "b"), torch.from_numpy(HALVES))
+    assert torch.equal(read_tensor(index, "c"), torch.from_numpy(MATRIX.astype(np.int32)))
     entry = index["c"]
     assert (entry.name, entry.dtype, entry.shape, entry.nbytes) == ("c", "I32", (3, 4), 48)
     assert entry.file.name == "output-00002-of-00002.safetensors"
@@ -41,7 +44,7 @@ def test_shards_are_one_index_and_a_stale_list_of_them_is_ignored(tmp_path: Path
 def test_what_the_library_writes_is_read(dtype: torch.dtype, shape: tuple[int, ...], tmp_path: Path) -> None:
     tensor = torch.randint(0, 2, shape).to(dtype)
     save_file({"before": torch.ones(3), "t": tensor}, tmp_path / "model.safetensors")
-    found = TensorIndex.open(tmp_path).read("t")
+    found = read_tensor(TensorIndex.open(tmp_path), "t")
     assert (found.dtype, found.shape) == (dtype, shape)
     assert torch.equal(found, tensor)
 
@@ -49,8 +52,54 @@ def test_what_the_library_writes_is_read(dtype: torch.dtype, shape: tuple[int, .
 def test_a_tensor_read_is_the_callers_own(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "a.safetensors", {"a": MATRIX})
     index = TensorIndex.open(tmp_path)
-    index.read("a").zero_()
-    assert torch.equal(index.read("a"), torch.from_numpy(MATRIX))
+    read_tensor(index, "a").zero_()
+    index.content("a").fill(0)
+    index.floats("a").fill(0)
+    assert torch.equal(read_tensor(index, "a"), torch.from_numpy(MATRIX))
+    assert index.content("a").tobytes() == MATRIX.tobytes()
+    assert np.array_equal(index.floats("a"), MATRIX)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 5), (1,), (), (0, 4)])
+def test_floats_are_read_as_float32(dtype: torch.dtype, shape: tuple[int, ...], tmp_path: Path) -> None:
+    tensor = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    save_file({"before": torch.ones(3), "t": tensor}, tmp_path / "model.safetensors")
+    found = TensorIndex.open(tmp_path).floats("t")
+    assert found.dtype == np.float32
+    assert found.shape == shape
+    assert torch.equal(torch.from_numpy(found), tensor.float())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        (torch.float64, "F64"),
+        (torch.float8_e4m3fn, "F8_E4M3"),
+        (torch.int16, "I16"),
+        (torch.uint8, "U8"),
+        (torch.bool, "BOOL"),
+    ],
+)
+def test_what_are_no_floats_to_read_is_refused(dtype: torch.dtype, name: str, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file({"t": torch.ones(4).to(dtype)}, file)
+    index = TensorIndex.open(tmp_path)
+    with pytest.raises(CheckpointError, match=f"tensor t is {name}; expected F16, BF16, F32") as raised:
+        index.floats("t")
+    assert str(file) in raised.value.message
+    assert index.content("t").nbytes == 4 * dtype.itemsize
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32", "uint8"])
+@pytest.mark.parametrize("shape", [(3, 5), (), (0, 4)])
+def test_content_is_the_bytes_of_any_type(dtype: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
+    write_safetensors(tmp_path / "a.safetensors", {"before": HALVES, "t": array, "behind": HALVES})
+    content = TensorIndex.open(tmp_path).content("t")
+    assert content.dtype == np.uint8
+    assert content.shape == (array.nbytes,)
+    assert content.tobytes() == array.tobytes()
 
 
 def test_tensors_are_read_into_a_given_place(tmp_path: Path) -> None:
@@ -69,9 +118,11 @@ def test_no_file_no_model(tmp_path: Path) -> None:
 
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "a.safetensors", {"a": MATRIX})
-    with pytest.raises(CheckpointError, match=r"lm_head\.weight") as raised:
-        TensorIndex.open(tmp_path)["lm_head.weight"]
-    assert str(tmp_path) in raised.value.message
+    index = TensorIndex.open(tmp_path)
+    for read in (index.__getitem__, index.content, index.floats):
+        with pytest.raises(CheckpointError, match=r"lm_head\.weight") as raised:
+            read("lm_head.weight")
+        assert str(tmp_path) in raised.value.message
 
 
 @settings(deadline=None, max_examples=80)
@@ -91,11 +142,14 @@ def test_a_file_that_shrinks_later_is_noticed(tmp_path: Path) -> None:
     write_safetensors(file, {"a": MATRIX})
     index = TensorIndex.open(tmp_path)
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match="ends within tensor a"):
-        index.read("a")
+    reads: list[Callable[[str], object]] = [index.content, index.floats, lambda name: read_tensor(index, name)]
+    for read in reads:
+        with pytest.raises(CheckpointError, match="ends within tensor a"):
+            read("a")
     file.unlink()
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        index.read("a")
+    for read in reads:
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            read("a")
 
 
 def test_one_name_in_two_files(tmp_path: Path) -> None:
@@ -199,7 +253,8 @@ def test_whatever_a_file_holds_it_is_read_or_refused(tmp_path_factory: pytest.Te
         error.message.encode()
         return
     for name in index.names():
-        assert index.read(name).nbytes == index[name].nbytes
+        assert read_tensor(index, name).nbytes == index.content(name).nbytes == index[name].nbytes
+        assert torch_dtype(index[name].dtype).itemsize * math.prod(index[name].shape) == index[name].nbytes
 
 
 @settings(deadline=None, max_examples=50)
@@ -219,4 +274,4 @@ def test_what_was_written_comes_back(
     index = TensorIndex.open(folder)
     assert index.names() == sorted(halves)
     for name, array in halves.items():
-        assert torch.equal(index.read(name), torch.from_numpy(array))
+        assert torch.equal(read_tensor(index, name), torch.from_numpy(array))

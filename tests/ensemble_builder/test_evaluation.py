@@ -5,12 +5,13 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from flexquant.engine import kv_cache
-from flexquant.engine.decoder import Decoder, Segment
+from flexquant.engine.decoder import Decoder
 from flexquant.engine.errors import InputError
 from flexquant.engine.manifest import Text
 from flexquant.engine.model_config import read_model_config
@@ -18,6 +19,7 @@ from flexquant.engine.tokenizer import Tokenizer
 from flexquant.ensemble_builder import evaluation
 from flexquant.ensemble_builder.evaluation import Reference, Windows, final_hidden, measure, read_text, rounded
 from support.tiny_model import RandomWeights, tiny_config
+from support.torch_calls import appended
 
 DOCS_LLAMA = Path(__file__).parent.parent / "assets" / "docs-llama"
 SMALL = tiny_config()
@@ -44,13 +46,14 @@ def random_windows(count: int = 5, window: int = 24, seed: int = 0) -> Windows:
 def log_probabilities(weights: RandomWeights, windows: Windows) -> Tensor:
     """Return what the decoder predicts token by token through its cache: f32 [windows, window - 1, vocab]."""
     decoder = Decoder(SMALL, weights)
-    cache = kv_cache.KVCache(SMALL, 1, torch.float32)
+    cache = kv_cache.KVCache(SMALL, 1, np.float32)
     rows = []
     for window in windows.tokens:
         sequence = cache.sequence()
         cache.reserve(sequence, len(window))
         for token in window[:-1]:
-            rows.append(decoder.forward([Segment(sequence, token[None])], cache).log_softmax(-1))
+            logits = torch.from_numpy(decoder.forward([appended(sequence, token[None])], cache))
+            rows.append(logits.log_softmax(-1))
         cache.release(sequence)
     return torch.cat(rows).view(len(windows.tokens), -1, SMALL.vocab_size)
 

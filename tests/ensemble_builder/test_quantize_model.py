@@ -20,6 +20,7 @@ from flexquant.engine.errors import CheckpointError, FlexQuantError, Unsupported
 from flexquant.engine.manifest import Text
 from flexquant.engine.model_config import read_model_config
 from flexquant.engine.tensor_index import TensorIndex
+from flexquant.engine.torch_tensors import read_tensor
 from flexquant.engine.weights import DenseWeights, Exl2Weights
 from flexquant.ensemble_builder import quantize_model as module
 from flexquant.ensemble_builder.layer_inputs import ObservedWeights
@@ -200,7 +201,7 @@ def test_weights_come_back_the_closer_the_more_bits_they_have(checkpoint: Path, 
 def damaged(checkpoint: Path, folder: Path, change: Callable[[dict[str, Tensor]], None]) -> Path:
     shutil.copytree(checkpoint, folder)
     index = TensorIndex.open(folder)
-    tensors = {name: index.read(name).float() for name in index.names()}
+    tensors = {name: read_tensor(index, name).float() for name in index.names()}
     change(tensors)
     write_safetensors(folder / "model.safetensors", tensors)
     return folder

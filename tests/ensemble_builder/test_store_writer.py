@@ -12,6 +12,7 @@ from flexquant.engine.errors import CheckpointError, FlexQuantError
 from flexquant.engine.manifest import Text
 from flexquant.engine.model_config import read_model_config
 from flexquant.engine.tensor_index import TensorIndex
+from flexquant.engine.torch_tensors import read_tensor
 from flexquant.ensemble_builder.safetensors_file import write_safetensors
 from flexquant.ensemble_builder.store_writer import COMMON_NAME, common_tensors, share, write_store
 from support.dense_checkpoint import TOKENIZER_FILES, dense_checkpoint
@@ -56,13 +57,13 @@ def test_embedding_and_norms_become_half_precision(checkpoint: Path) -> None:
     found = common_tensors(index, config)
     assert set(found) == {"model.embed_tokens.weight", *config.norms()}
     for name, tensor in found.items():
-        assert torch.equal(tensor, index.read(name).half())
+        assert torch.equal(tensor, read_tensor(index, name).half())
 
 
 def test_values_beyond_half_precision_are_refused(tmp_path: Path) -> None:
     folder = dense_checkpoint(tmp_path / "model")
     index, config = TensorIndex.open(folder), read_model_config(folder)
-    tensors = {name: index.read(name).float() for name in index.names()}
+    tensors = {name: read_tensor(index, name).float() for name in index.names()}
     tensors["model.norm.weight"][3] = 1e6
     write_safetensors(folder / "model.safetensors", tensors)
     with pytest.raises(CheckpointError, match=r"model\.norm\.weight has values that are not finite in float16"):

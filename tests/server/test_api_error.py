@@ -5,7 +5,8 @@ import logging
 import pytest
 
 from flexquant.engine.errors import ContextLengthError, KVExhaustedError, SwapError
-from flexquant.server.error_envelope import ApiError, as_api_error, unavailable, validation_error
+from flexquant.server.api_error import ApiError, as_api_error, unavailable, validation_error
+from flexquant.server.error_envelope import error_response
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def test_unknown_error_is_logged_with_its_traceback(caplog: pytest.LogCaptureFix
 
 
 def test_unavailable_says_when_to_come_back() -> None:
-    assert unavailable("full", code="queue_full").response().headers["retry-after"] == "1"
+    assert error_response(unavailable("full", code="queue_full")).headers["retry-after"] == "1"
 
 
 def test_validation_error_names_the_place() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from flexquant.engine.errors import CheckpointError
+from flexquant.server.api_error import ApiError
 from flexquant.server.chat_template import ChatTemplate
-from flexquant.server.error_envelope import ApiError
 
 DOCS_LLAMA = Path(__file__).parents[1] / "assets" / "docs-llama"
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}

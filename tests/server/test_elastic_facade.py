@@ -22,11 +22,15 @@ class Model:
         self.drop_page_cache = False
         self.loading = 0
         self.budgets: list[float | None] = []
+        self.drops = 0
         self.future: Future[int] = Future()
 
     def resident_bytes(self) -> MemorySnapshot:
         mapped = self.footprints[self.position] + 7
         return MemorySnapshot({"m": ModuleBytes(mapped - 7, mapped)}, self.loading, 50, {"spare": 9}, 5, 11)
+
+    def drop_reusable(self) -> None:
+        self.drops += 1
 
     def move_to(self, position: int, *, budget_s: float | None = None) -> Future[int]:
         self.budgets.append(budget_s)
@@ -57,6 +61,7 @@ def test_urgent_move_may_hold_up_decoding_and_others_share_the_tokens_time() -> 
     elastic.request_position(2, urgent=True)
     elastic.request_position(2, urgent=False)
     elastic.request_position(0, urgent=False)
+    assert model.drops == 2, "before the model shrinks, what costs no quality goes"
     assert model.budgets == [None, pytest.approx(0.010), pytest.approx(0.004)]
 
 

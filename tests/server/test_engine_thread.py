@@ -1,30 +1,37 @@
-"""The thread that computes: turns, cancellation at safe points, moves while idle, stopping."""
+"""The thread that computes: batches, prompts between the answers, moves while idle, ends of all kinds."""
 
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import pytest
 
+from flexquant.engine.errors import KVExhaustedError
 from flexquant.engine.sampling import GREEDY
+from flexquant.engine.segment import Floats, Segment, nothing
 from flexquant.engine.tokenizer import Tokenizer
+from flexquant.server.api_error import ApiError
 from flexquant.server.engine_thread import EngineThread, Job
-from flexquant.server.error_envelope import ApiError
 from flexquant.server.generation_request import Event, Failed, Finished, GenerationRequest, Started
 from support.fake_model import DOCS_LLAMA, LAYERS, FakeModel
 
 WAIT = 30.0
+PAGES = 64
 
 
 class Listener:
     """Collects the events of one request."""
 
     def __init__(self) -> None:
-        self.events: queue.Queue[Event] = queue.Queue()
+        self.events: queue.Queue[tuple[int, Event]] = queue.Queue()
+
+    def deliver(self, number: int, event: Event) -> None:
+        self.events.put((number, event))
 
     def next(self) -> Event:
-        return self.events.get(timeout=WAIT)
+        return self.events.get(timeout=WAIT)[1]
 
     def last(self) -> Finished | Failed:
         while True:
@@ -32,35 +39,65 @@ class Listener:
             if isinstance(event, Finished | Failed):
                 return event
 
+    def outcomes(self, sequences: int) -> list[Finished | Failed]:
+        """How so many sequences ended, in the order in which they did."""
+        return [self.last() for _ in range(sequences)]
+
+
+class Clock:
+    """Moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
 
 @pytest.fixture
 def model() -> FakeModel:
-    return FakeModel()
+    return FakeModel(PAGES)
 
 
 @pytest.fixture
-def engine(model: FakeModel) -> Iterator[EngineThread]:
-    thread = EngineThread(model, Tokenizer.open(DOCS_LLAMA), max_queue=2)
+def clock() -> Clock:
+    return Clock()
+
+
+def running(model: FakeModel, clock: Clock, *, parallel: int, timeout_s: float | None = None) -> Iterator[EngineThread]:
+    tokenizer = Tokenizer.open(DOCS_LLAMA)
+    thread = EngineThread(model, tokenizer, parallel=parallel, max_queue=2, timeout_s=timeout_s, clock=clock)
     thread.start()
     yield thread
     model.gate.set()
     thread.stop("the test has ended")
     thread.join()
+    assert model.free_pages == PAGES, "every page was given back"
 
 
-def request(prompt: int = 3, max_tokens: int = 4) -> GenerationRequest:
-    return GenerationRequest([70] * prompt, max_tokens, GREEDY)
+@pytest.fixture
+def engine(model: FakeModel, clock: Clock) -> Iterator[EngineThread]:
+    yield from running(model, clock, parallel=3)
 
 
-def submit(engine: EngineThread, asked: GenerationRequest) -> tuple[Job, Listener]:
+@pytest.fixture
+def one_by_one(model: FakeModel, clock: Clock) -> Iterator[EngineThread]:
+    yield from running(model, clock, parallel=1, timeout_s=60)
+
+
+def request(prompt: int = 3, max_tokens: int = 4, first: int = 70) -> GenerationRequest:
+    return GenerationRequest([first] * prompt, max_tokens, GREEDY)
+
+
+def submit(engine: EngineThread, *asked: GenerationRequest) -> tuple[Job, Listener]:
     listener = Listener()
-    return engine.submit(asked, listener.events.put), listener
+    return engine.submit(asked, listener.deliver), listener
 
 
-def hold(model: FakeModel, engine: EngineThread, asked: GenerationRequest) -> tuple[Job, Listener]:
+def hold(model: FakeModel, engine: EngineThread, *asked: GenerationRequest) -> tuple[Job, Listener]:
     """Submit a request and stop it within its first pass."""
     model.gate.clear()
-    job, listener = submit(engine, asked)
+    job, listener = submit(engine, *asked)
     assert model.at_gate.wait(WAIT)
     return job, listener
 
@@ -87,19 +124,36 @@ def test_started_is_told_before_the_prompt_is_computed(model: FakeModel, engine:
     assert model.passes == 0
 
 
-def test_requests_are_answered_in_turn(model: FakeModel, engine: EngineThread) -> None:
+def test_answers_under_way_share_their_passes(model: FakeModel, engine: EngineThread) -> None:
+    _, first = hold(model, engine, request(max_tokens=30))
+    others = [submit(engine, request(max_tokens=30))[1] for _ in range(2)]
+    model.gate.set()
+    for listener in (first, *others):
+        assert isinstance(listener.last(), Finished)
+    assert model.rows.count([1, 1, 1]) >= 15
+    assert max(len(rows) for rows in model.rows) == 3
+
+
+def test_no_more_than_the_allowed_run_together(model: FakeModel, engine: EngineThread) -> None:
+    _, listener = hold(model, engine, *[request(max_tokens=40)] * 5)
+    model.gate.set()
+    assert all(isinstance(ended, Finished) for ended in listener.outcomes(5))
+    assert max(len(rows) for rows in model.rows) == 3
+
+
+def test_requests_are_answered_in_turn(model: FakeModel, one_by_one: EngineThread) -> None:
     order: list[str] = []
     model.gate.clear()
     done = threading.Event()
     for name in ("first", "second", "third"):
 
-        def deliver(event: Event, name: str = name) -> None:
+        def deliver(_: int, event: Event, name: str = name) -> None:
             if isinstance(event, Finished):
                 order.append(name)
                 if name == "third":
                     done.set()
 
-        engine.submit(request(), deliver)
+        one_by_one.submit([request()], deliver)
         if name == "first":
             assert model.at_gate.wait(WAIT)
     model.gate.set()
@@ -107,18 +161,85 @@ def test_requests_are_answered_in_turn(model: FakeModel, engine: EngineThread) -
     assert order == ["first", "second", "third"]
 
 
-def test_queue_is_bounded_and_a_cancelled_request_leaves_it(model: FakeModel, engine: EngineThread) -> None:
-    _, first = hold(model, engine, request())
-    waiting, _ = submit(engine, request())
-    submit(engine, request())
+def test_choices_are_numbered_and_wait_for_the_first_ones_prompt(model: FakeModel, engine: EngineThread) -> None:
+    listener = Listener()
+    engine.submit([request(prompt=300)] * 3, listener.deliver)
+    ended: dict[int, Finished] = {}
+    started: list[int] = []
+    while len(ended) < 3:
+        number, event = listener.events.get(timeout=WAIT)
+        if isinstance(event, Started):
+            started.append(number)
+        elif isinstance(event, Finished):
+            ended[number] = event
+    assert started == [0, 1, 2]
+    assert model.rows[:2] == [[256], [44]], "the first prompt is in before another begins"
+
+
+def test_answers_go_on_between_the_layers_of_a_long_prompt(model: FakeModel, engine: EngineThread) -> None:
+    _, talking = hold(model, engine, request(max_tokens=200))
+    _, long = submit(engine, request(prompt=1000, max_tokens=2))
+    model.gate.set()
+    assert isinstance(long.last(), Finished)
+    chunks = [at for at, rows in enumerate(model.rows) if rows == [256]]
+    assert len(chunks) == 3
+    # The clock stands still, so a pass is always due: one at every safe point of a chunk, and one before it.
+    assert all(later - sooner == 1 + LAYERS + 1 for sooner, later in pairwise(chunks))
+    assert isinstance(talking.last(), Finished)
+
+
+def test_a_prompt_gets_its_share_of_the_time(model: FakeModel, engine: EngineThread, clock: Clock) -> None:
+    """Decode passes take a second each, layers of a chunk half a second: every second layer lets the others go on."""
+    waits: list[int] = []
+    forward = model.forward
+
+    def timed(segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Floats:
+        decode = all(len(segment.tokens) == 1 for segment in segments)
+
+        def layer() -> None:
+            if not decode:
+                clock.now += 0.5
+            safe_point()
+
+        logits = forward(segments, layer)
+        if decode:
+            clock.now += 1.0
+        else:
+            waits.append(len(segments[0].tokens))
+        return logits
+
+    model.forward = timed  # type: ignore[method-assign]
+    _, talking = hold(model, engine, request(max_tokens=100))
+    _, long = submit(engine, request(prompt=600, max_tokens=1))
+    model.gate.set()
+    assert isinstance(long.last(), Finished)
+    assert waits == [3, 256, 256, 88]
+    first, second = (at for at, rows in enumerate(model.rows) if rows == [256])
+    assert second - first == 1 + LAYERS // 2 + 1
+    assert isinstance(talking.last(), Finished)
+
+
+def test_queue_is_bounded_and_a_cancelled_request_leaves_it(model: FakeModel, one_by_one: EngineThread) -> None:
+    _, first = hold(model, one_by_one, request())
+    waiting, _ = submit(one_by_one, request())
+    submit(one_by_one, request())
     with pytest.raises(ApiError) as refused:
-        submit(engine, request())
+        submit(one_by_one, request())
     assert (refused.value.status, refused.value.code) == (503, "queue_full")
     waiting.cancel()
-    _, last = submit(engine, request())
+    _, last = submit(one_by_one, request())
     model.gate.set()
     assert isinstance(first.last(), Finished)
     assert isinstance(last.last(), Finished)
+
+
+def test_all_sequences_of_a_request_are_taken_or_none(model: FakeModel, one_by_one: EngineThread) -> None:
+    hold(model, one_by_one, request())
+    with pytest.raises(ApiError, match="--max-queue"):
+        submit(one_by_one, *[request()] * 3)
+    assert one_by_one.waiting == 0
+    submit(one_by_one, *[request()] * 2)
+    assert (one_by_one.waiting, one_by_one.running) == (2, 1)
 
 
 def test_cancelled_within_prefill_it_stops_at_the_next_safe_point(model: FakeModel, engine: EngineThread) -> None:
@@ -129,7 +250,7 @@ def test_cancelled_within_prefill_it_stops_at_the_next_safe_point(model: FakeMod
     assert isinstance(ended, Failed)
     assert ended.error.status == 499
     assert model.passes == 0
-    until(lambda: model.free_pages == 64)
+    until(lambda: model.free_pages == PAGES)
 
 
 def test_cancelled_while_decoding_it_frees_its_pages(model: FakeModel, engine: EngineThread) -> None:
@@ -137,8 +258,24 @@ def test_cancelled_while_decoding_it_frees_its_pages(model: FakeModel, engine: E
     assert listener.next() == Started(position=0)
     job.cancel()
     assert isinstance(listener.last(), Failed)
-    until(lambda: model.free_pages == 64)
+    until(lambda: model.free_pages == PAGES)
     _, other = submit(engine, request())
+    assert isinstance(other.last(), Finished)
+
+
+def test_time_that_is_over_ends_what_runs_and_what_waits(
+    model: FakeModel, one_by_one: EngineThread, clock: Clock
+) -> None:
+    _, runs = hold(model, one_by_one, request(prompt=600))
+    _, waits = submit(one_by_one, request())
+    clock.now += 61
+    model.gate.set()
+    for listener in (runs, waits):
+        ended = listener.last()
+        assert isinstance(ended, Failed)
+        assert (ended.error.status, ended.error.code) == (504, "timeout")
+        assert "60 s" in ended.error.message
+    _, other = submit(one_by_one, request())
     assert isinstance(other.last(), Finished)
 
 
@@ -167,31 +304,94 @@ def test_failing_pass_fails_its_request_only(model: FakeModel, engine: EngineThr
     assert ended.error.status == 500
     _, other = submit(engine, request())
     assert isinstance(other.last(), Finished)
-    until(lambda: model.free_pages == 64)
+    until(lambda: model.free_pages == PAGES)
 
 
-def test_stop_ends_what_runs_and_what_waits_with_the_reason(model: FakeModel, engine: EngineThread) -> None:
-    _, running = hold(model, engine, request())
-    _, waiting = submit(engine, request())
-    engine.stop("good bye")
+def test_a_sequence_that_fails_takes_its_request_along_even_within_a_prompts_pass(
+    model: FakeModel, engine: EngineThread
+) -> None:
+    """The choice that decodes fails between two layers of its sibling's prompt, whose pages are in use just then."""
+    forward, free = model.forward, []
+
+    def failing(segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Floats:
+        if [len(segment.tokens) for segment in segments] == [1]:
+            raise ArithmeticError("broken")
+        logits = forward(segments, safe_point)
+        free.append(model.free_pages)
+        return logits
+
+    model.forward = failing  # type: ignore[method-assign]
+    _, other = hold(model, engine, request(prompt=5, first=80), request(prompt=600, first=90))
     model.gate.set()
-    for listener in (running, waiting):
+    assert isinstance(other.last(), Failed)
+    until(lambda: model.free_pages == PAGES)
+    assert other.events.empty(), "a request fails once"
+
+
+def test_without_memory_for_a_page_kept_ones_go_first_and_then_the_youngest_answer(
+    model: FakeModel, engine: EngineThread
+) -> None:
+    _, old = hold(model, engine, request(max_tokens=30))
+    _, young = submit(engine, request(max_tokens=30, first=71))
+    forward, short = model.forward, [2]
+
+    def starved(segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Floats:
+        if len(segments) == 2 and short[0]:
+            short[0] -= 1
+            raise KVExhaustedError("the system has no memory for another KV page")
+        return forward(segments, safe_point)
+
+    model.forward = starved  # type: ignore[method-assign]
+    model.gate.set()
+    ended = young.last()
+    assert isinstance(ended, Failed)
+    assert (ended.error.status, ended.error.code) == (503, "kv_cache_exhausted")
+    assert isinstance(old.last(), Finished)
+    assert model.drops >= 1
+
+
+def test_pages_that_can_never_be_free_are_an_error_and_no_wait(model: FakeModel, engine: EngineThread) -> None:
+    _, listener = submit(engine, request(prompt=10, max_tokens=(PAGES + 1) * 64))
+    ended = listener.last()
+    assert isinstance(ended, Failed)
+    assert ended.error.code == "kv_cache_exhausted"
+
+
+def test_what_finds_no_pages_waits_until_others_have_ended(model: FakeModel, engine: EngineThread) -> None:
+    _, large = hold(model, engine, request(max_tokens=60 * 64))
+    _, other = submit(engine, request(max_tokens=10 * 64))
+    job, _ = submit(engine, request(max_tokens=1))
+    model.gate.set()
+    until(lambda: model.passes > 5)
+    assert (engine.running, engine.waiting) == (1, 2), "nobody overtakes for want of memory"
+    job.cancel()
+    assert isinstance(large.last(), Finished)
+    assert isinstance(other.last(), Finished)
+
+
+def test_stop_ends_what_runs_and_what_waits_with_the_reason(model: FakeModel, one_by_one: EngineThread) -> None:
+    _, runs = hold(model, one_by_one, request())
+    _, waits = submit(one_by_one, request())
+    one_by_one.stop("good bye")
+    model.gate.set()
+    for listener in (runs, waits):
         ended = listener.last()
         assert isinstance(ended, Failed)
         assert (ended.error.status, ended.error.message) == (503, "good bye")
-    engine.join()
-    assert not engine.alive
+    one_by_one.join()
+    assert not one_by_one.alive
     with pytest.raises(ApiError, match="good bye"):
-        submit(engine, request())
-    assert model.free_pages == 64
+        submit(one_by_one, request())
 
 
 def test_thread_that_fails_refuses_requests_instead_of_keeping_them(
-    model: FakeModel, engine: EngineThread, monkeypatch: pytest.MonkeyPatch
+    model: FakeModel, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken() -> None:
         raise RuntimeError("broken")
 
+    engine = EngineThread(model, Tokenizer.open(DOCS_LLAMA), parallel=1, max_queue=2, clock=clock)
+    engine.start()
     monkeypatch.setattr(model, "safe_point", broken)
     _, listener = submit(engine, request())
     ended = listener.last()

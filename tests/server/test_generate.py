@@ -170,9 +170,7 @@ def test_prompt_may_be_token_ids_which_are_taken_as_they_are(daemon: FakeDaemon,
     assert body["choices"][0]["text"] == expected_text(daemon, [70, 71, 72], 4)
 
 
-@pytest.mark.parametrize(
-    "prompt", [["a", "b"], [[1], [2]], [], [[]], [4096], [-1], [True], [1, "a"], {"a": 1}, 5, None]
-)
+@pytest.mark.parametrize("prompt", [[[1], []], [["a"]], [], [[]], [4096], [-1], [True], [1, "a"], {"a": 1}, 5, None])
 def test_other_prompts_are_refused(daemon: FakeDaemon, prompt: object) -> None:
     answer = post(daemon, TEXT, {"prompt": prompt})
     assert answer.status_code == 400
@@ -211,6 +209,40 @@ def test_model_without_chat_template_says_so() -> None:
         assert "/v1/completions" in answer.json()["error"]["message"]
 
 
+def test_choices_and_prompts_are_numbered_prompt_by_prompt(daemon: FakeDaemon) -> None:
+    body = {"prompt": [[70, 71, 72], [90]], "n": 2, "max_tokens": 4, "temperature": 0}
+    answer = post(daemon, TEXT, body).json()
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
+    texts = [choice["text"] for choice in answer["choices"]]
+    first, second = expected_text(daemon, [70, 71, 72], 4), expected_text(daemon, [90], 4)
+    assert texts == [first, first, second, second]
+    usage = answer["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (4, 16, 20)
+
+
+def test_streamed_choices_each_have_their_beginning_text_and_end(daemon: FakeDaemon) -> None:
+    body = {"messages": USER, "n": 3, "max_tokens": 5, "stream": True, "stream_options": {"include_usage": True}}
+    lines = post(daemon, CHAT, body).text.split("\n\n")
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines if line and not line.endswith("[DONE]")]
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["completion_tokens"] == 15
+    for index in range(3):
+        mine = [chunk["choices"][0] for chunk in chunks[:-1] if chunk["choices"][0]["index"] == index]
+        assert mine[0]["delta"] == {"role": "assistant", "content": ""}
+        assert mine[-1]["finish_reason"] == "length"
+        assert all(choice["finish_reason"] is None for choice in mine[:-1])
+        assert "".join(choice["delta"].get("content", "") for choice in mine)
+
+
+@pytest.mark.parametrize(("more", "param"), [({"n": 37}, "n"), ({"prompt": ["a"] * 37}, "prompt")])
+def test_more_sequences_than_could_ever_be_taken_are_a_400(
+    daemon: FakeDaemon, more: dict[str, object], param: str
+) -> None:
+    answer = post(daemon, TEXT, {"prompt": "a", **more})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    assert "can have 36 (--parallel and --max-queue)" in answer.json()["error"]["message"]
+
+
 def test_full_queue_is_a_503_with_retry_after() -> None:
     async def run(daemon: FakeDaemon) -> list[httpx.Response]:
         daemon.model.gate.clear()
@@ -224,13 +256,13 @@ def test_full_queue_is_a_503_with_retry_after() -> None:
             daemon.model.gate.set()
             return [*refused, await first, *[await other for other in finished]]
 
-    with fake_daemon("--max-queue", "2") as daemon:
+    with fake_daemon("--max-queue", "2", "--parallel", "1") as daemon:
         answers = asyncio.run(run(daemon))
     assert [answer.status_code for answer in answers] == [503, 503, 200, 200, 200]
     refused = answers[0]
     assert refused.headers["retry-after"] == "1"
     assert refused.json()["error"]["code"] == "queue_full"
-    assert "2 requests" in refused.json()["error"]["message"]
+    assert "2 of at most 2 sequences" in refused.json()["error"]["message"]
 
 
 def test_no_free_kv_pages_is_a_503(daemon: FakeDaemon) -> None:

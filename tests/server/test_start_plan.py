@@ -22,33 +22,34 @@ def plan(
     spare: int | None = None,
     *,
     context: int | None = None,
+    parallel: int = 1,
     pin: int | None = None,
     worst_position: int | None = None,
     demand: Demand = DEMAND,
 ) -> StartPlan:
     room = Room(available * MIB, (available if spare is None else spare) * MIB)
-    return plan_start(demand, room, context=context, pin=pin, worst_position=worst_position)
+    return plan_start(demand, room, context=context, parallel=parallel, pin=pin, worst_position=worst_position)
 
 
 def test_plenty_of_memory_gives_the_best_position_and_the_whole_context() -> None:
-    assert plan(4000) == StartPlan(context=8192, position=0)
+    assert plan(4000) == StartPlan(context=8192, position=0, kv_tokens=8192)
 
 
 def test_long_context_yields_to_quality() -> None:
-    assert plan(850 + 100) == StartPlan(context=6400, position=0)
+    assert plan(850 + 100) == StartPlan(context=6400, position=0, kv_tokens=6400)
 
 
 def test_quality_yields_to_a_comfortable_context() -> None:
-    assert plan(850 + 10) == StartPlan(context=4096, position=1)
+    assert plan(850 + 10) == StartPlan(context=4096, position=1, kv_tokens=4096)
 
 
 def test_little_memory_gives_the_smallest_position_and_what_context_remains() -> None:
-    assert plan(550 + 10) == StartPlan(context=640, position=3)
+    assert plan(550 + 10) == StartPlan(context=640, position=3, kv_tokens=640)
 
 
 def test_reserve_of_others_is_kept_as_long_as_the_model_fits() -> None:
-    assert plan(4000, spare=700, context=640) == StartPlan(context=640, position=2)
-    assert plan(4000, spare=0, context=640) == StartPlan(context=640, position=3)
+    assert plan(4000, spare=700, context=640) == StartPlan(context=640, position=2, kv_tokens=640)
+    assert plan(4000, spare=0, context=640) == StartPlan(context=640, position=3, kv_tokens=640)
 
 
 def test_missing_memory_is_told_in_numbers() -> None:
@@ -65,7 +66,7 @@ def test_a_limit_below_what_the_daemon_takes_by_itself_is_told_so() -> None:
 
 def test_context_that_was_asked_for_is_given_or_refused() -> None:
     assert plan(4000, context=100).context == 100
-    assert plan(550 + 128, context=8192) == StartPlan(context=8192, position=3)
+    assert plan(550 + 128, context=8192) == StartPlan(context=8192, position=3, kv_tokens=8192)
     with pytest.raises(MemoryShortError, match="8192 tokens"):
         plan(550 + 127, context=8192)
     with pytest.raises(UsageError, match="at most 8192"):
@@ -103,3 +104,9 @@ def test_what_is_planned_fits(available: int, reserve: int, context: int | None,
     assert taken <= available * MIB
     assert taken <= (available - reserve) * MIB or found.position == (3 if worst is None else worst)
     assert found.context == context if context else found.context >= LEAST_CONTEXT
+
+
+def test_each_of_several_sequences_has_its_context_as_far_as_memory_is_spare() -> None:
+    assert plan(4000, context=1024, parallel=4).kv_tokens == 4096
+    assert plan(850 + 16 + 10, context=1024, parallel=4) == StartPlan(context=1024, position=0, kv_tokens=1664)
+    assert plan(550 + 16, context=1024, parallel=4) == StartPlan(context=1024, position=3, kv_tokens=1024)

@@ -99,10 +99,11 @@ def test_too_small_a_budget_is_told_before_anything_is_loaded(folder: Path) -> N
 def test_names_and_fingerprint(folder: Path) -> None:
     ensemble = Ensemble.open(folder)
     tokenizer = Tokenizer.open(ensemble.tokenizer_folder)
-    served = describe(load("--alias", "gpt-4o"), ensemble, tokenizer, 100)
+    served = describe(load("--alias", "gpt-4o"), ensemble, tokenizer, 100, "avx2")
     assert served.id == "tiny"
     assert served.aliases == {"gpt-4o"}
     served.check_name("gpt-4o")
     assert served.fingerprint(3).startswith("fq")
+    assert "-avx2-" in served.fingerprint(3)
     assert served.fingerprint(3).endswith("-p3")
     assert served.chat_template is None

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 
-from flexquant.server.error_envelope import ApiError
+from flexquant.server.api_error import ApiError
 from flexquant.server.streaming import event, server_sent
 
 Chunk = dict[str, object]

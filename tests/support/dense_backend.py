@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from flexquant.engine.decoder import Decoder, Segment, nothing
-from flexquant.engine.kv_cache import KVCache, KVSequence
+from flexquant.engine.decoder import Decoder
+from flexquant.engine.kv_cache import KVCache, KVSequence, KVType
 from flexquant.engine.memory.registry import MemorySnapshot
 from flexquant.engine.model_config import ModelConfig
+from flexquant.engine.segment import Floats, Segment, Tokens, nothing
 from flexquant.engine.weights import DenseWeights
 
 
@@ -23,7 +23,7 @@ class DenseBackend:
     """
 
     def __init__(
-        self, config: ModelConfig, weights: DenseWeights, *, kv_pages: int, kv_dtype: torch.dtype = torch.float16
+        self, config: ModelConfig, weights: DenseWeights, *, kv_pages: int, kv_dtype: KVType = np.float16
     ) -> None:
         self.cache = KVCache(config, kv_pages, kv_dtype)
         self._weights = weights
@@ -34,17 +34,18 @@ class DenseBackend:
         """The model's shape."""
         return self._decoder.config
 
-    def new_sequence(self, tokens: int) -> KVSequence:
-        """See `Backend`."""
-        sequence = self.cache.sequence()
-        self.cache.reserve(sequence, tokens)
-        return sequence
+    def new_sequence(self, tokens: int, prompt: Tokens | None = None, *, exact: bool = False) -> KVSequence:  # noqa: ARG002
+        """See `Backend`; nothing is used again."""
+        return self.cache.sequence(tokens)
+
+    def keep(self, sequence: KVSequence, tokens: Tokens, prompt_tokens: int) -> None:
+        """See `Backend`; nothing is kept."""
 
     def release(self, sequence: KVSequence) -> None:
         """See `Backend`."""
         self.cache.release(sequence)
 
-    def forward(self, segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Tensor:
+    def forward(self, segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Floats:
         """See `Backend`."""
         return self._decoder.forward(segments, self.cache, safe_point)
 

@@ -55,7 +55,7 @@ def fake_daemon(*arguments: str, chat_template: bool = True) -> Iterator[FakeDae
     """An application whose engine thread runs; `arguments` are settings of `flexquant-serve`."""
     settings = load_settings(["--model", "demo", *arguments])
     model, tokenizer = FakeModel(), Tokenizer.open(DOCS_LLAMA)
-    engine = EngineThread(model, tokenizer, max_queue=settings.max_queue)
+    engine = EngineThread(model, tokenizer, parallel=settings.parallel, max_queue=settings.max_queue)
     facade = ElasticFacade(model, [Quality(10.0 + k, 0.1 * k) for k in range(4)], lambda: engine.seconds_per_token)
     controller = Controller(facade, Monitor([PlentyOfMemory()]), Parameters())
     source = tokenizer.chat_template if chat_template else None

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
-import torch
+import numpy as np
 
-from flexquant.engine.decoder import Segment, nothing
 from flexquant.engine.errors import KVExhaustedError
 from flexquant.engine.kv_cache import KVSequence, pages_for
 from flexquant.engine.memory.registry import MemorySnapshot, ModuleBytes
 from flexquant.engine.model_config import read_model_config
+from flexquant.engine.segment import Floats, Segment, Tokens, nothing
 
 DOCS_LLAMA = Path(__file__).parents[1] / "assets" / "docs-llama"
 """The model whose shape and tokenizer the fake has."""
@@ -47,26 +47,38 @@ class FakeModel:
         self.at_gate = threading.Event()
         """Set while the engine thread waits at the gate."""
         self.passes = 0
+        self.rows: list[list[int]] = []
+        """Of every pass, in the order in which they ended: new tokens of each sequence."""
         self.free_pages = pages
         self.fail: Exception | None = None
         """Raised by the next pass."""
         self.budgets: list[float | None] = []
         """Of the moves that were ordered."""
+        self.drops = 0
+        """Orders to give back what is kept for later prompts."""
         self._moves: list[Future[int]] = []
 
-    def new_sequence(self, tokens: int) -> KVSequence:
+    def new_sequence(self, tokens: int, prompt: Tokens | None = None, *, exact: bool = False) -> KVSequence:
+        del prompt, exact  # nothing is kept
         pages = pages_for(tokens)
         if pages > self.free_pages:
             raise KVExhaustedError(f"{pages} pages are needed, {self.free_pages} are free")
         self.free_pages -= pages
         return KVSequence(reserved_pages=pages)
 
+    def keep(self, sequence: KVSequence, tokens: Tokens, prompt_tokens: int) -> None:
+        """Nothing is kept, but the call is checked: it comes while the sequence lives."""
+        assert sequence.length <= len(tokens) >= prompt_tokens
+
+    def drop_reusable(self) -> None:
+        self.drops += 1
+
     def release(self, sequence: KVSequence) -> None:
         self.free_pages += sequence.reserved_pages
         sequence.reserved_pages = 0
 
-    def forward(self, segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> torch.Tensor:
-        logits = torch.zeros(len(segments), self.config.vocab_size)
+    def forward(self, segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Floats:
+        logits = np.zeros((len(segments), self.config.vocab_size), np.float32)
         for _ in range(LAYERS):
             if not self.gate.is_set():
                 self.at_gate.set()
@@ -78,6 +90,7 @@ class FakeModel:
             failure, self.fail = self.fail, None
             raise failure
         self.passes += 1
+        self.rows.append([len(segment.tokens) for segment in segments])
         for row, segment in enumerate(segments):
             segment.sequence.length += len(segment.tokens)
             logits[row, next_token(int(segment.tokens[-1]), segment.sequence.length)] = 50.0

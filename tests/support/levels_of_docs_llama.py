@@ -29,6 +29,7 @@ from flexquant.engine.manifest import (
 from flexquant.engine.model_config import EMBEDDING, ModelConfig, read_model_config
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.tokenizer import Tokenizer
+from flexquant.engine.torch_tensors import read_tensor
 from flexquant.engine.weights import DenseWeights
 from flexquant.ensemble_builder.exl2_pack import QuantizedLinear, groups_of, pack
 from support.checkpoints import write_safetensors
@@ -64,7 +65,7 @@ def layer_at(level: str, key: str) -> dict[str, NDArray[np.generic]]:
     if level == "4.0":
         return {suffix: tensor.numpy() for suffix, tensor in rounded_to_nearest(checkpoint()[1].weight(key), 4).items()}
     index = TensorIndex.open(_DEMO / level)
-    return {suffix: index.read(f"{key}.{suffix}").numpy() for suffix in _SUFFIXES}
+    return {suffix: read_tensor(index, f"{key}.{suffix}").numpy() for suffix in _SUFFIXES}
 
 
 def rounded_to_nearest(weight: Tensor, bits: int) -> dict[str, Tensor]:

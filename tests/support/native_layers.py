@@ -18,6 +18,7 @@ from flexquant.engine.exl2.spec import Exl2Spec
 from flexquant.engine.memory.arena import Arena
 from flexquant.engine.native import library
 from flexquant.engine.tensor_index import TensorEntry
+from flexquant.engine.torch_tensors import arena_tensor
 from support.checkpoints import DTYPES
 from support.exl2_fixtures import Exl2Layer
 
@@ -84,7 +85,7 @@ class NativeLayer:
         self.spec = spec_of(tensors, out_features)
         self.layout = BlockedLayout(self.spec)
         self._arena = Arena(self.layout.size_bytes + _GUARD)
-        self._arena.tensor().fill_(fill)
+        arena_tensor(self._arena).fill_(fill)
         self._library = library.load()
         self._staging = staging_bytes(self.spec) if staging is None else staging
         self._staged = np.empty(0, dtype=np.uint8)
@@ -100,7 +101,7 @@ class NativeLayer:
 
     def memory(self) -> Tensor:
         """A copy of the arena: the layer, and at least `_GUARD` bytes behind it."""
-        return self._arena.tensor().clone()
+        return arena_tensor(self._arena).clone()
 
     def multiply(self, x: Tensor, *, exact: bool = False) -> Tensor:
         """x f32 [rows, K] times the layer: f32 [rows, out_features]; `exact` leaves the activations unrounded."""

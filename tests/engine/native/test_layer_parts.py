@@ -5,6 +5,7 @@ import math
 import random
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,13 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flexquant.engine.kv_cache import PAGE_TOKENS, KVCache, KVSequence, PageMemory, pages_for
+from flexquant.engine.decoder import rotate
+from flexquant.engine.kv_cache import KVCache, KVSequence, KVType, PageMemory, pages_for
 from flexquant.engine.model_config import ModelConfig, Rope
 from flexquant.engine.native import structs
 from flexquant.engine.native.decoder import shape_of
 from flexquant.engine.native.library import load
-from flexquant.engine.rope import RopeTable, Rotation, rotate
+from flexquant.engine.prefix_cache import PAGE_TOKENS
+from flexquant.engine.rope import RopeTable
 from support.native_layers import each_kernels, needs_native, normal, using
+from support.page_slot import Slot
 from support.tiny_model import tiny_config
 
 pytestmark = needs_native
@@ -70,40 +74,22 @@ def test_swiglu_is_the_definition(kernels: str, rows: int, n: int, size: float) 
     positions=st.lists(st.integers(0, 4000), min_size=1, max_size=4),
 )
 def test_rotation_is_that_of_the_reference(kernels: str, head_dim: int, heads: int, positions: list[int]) -> None:
-    rotation = RopeTable(Rope(theta=10000.0), head_dim).rotation(torch.tensor(positions))
+    rotation = RopeTable(Rope(theta=10000.0), head_dim).rotation(np.array(positions))
     x = normal(len(positions) * heads, head_dim).view(len(positions), heads, head_dim)
     found, behind = guarded(*x.shape)
     found.copy_(x)
-    cos, sin = rotation.cos.contiguous(), rotation.signed_sin.contiguous()
+    cos, sin = rotation
     with using(kernels):
-        load().fq_rotate(found.data_ptr(), cos.data_ptr(), sin.data_ptr(), len(positions), heads, head_dim)
-    expected = rotate(x.double(), Rotation(rotation.cos.double(), rotation.signed_sin.double()))
+        load().fq_rotate(found.data_ptr(), cos.ctypes.data, sin.ctypes.data, len(positions), heads, head_dim)
+    expected = rotate(x.double(), rotation)
     assert torch.allclose(found.double(), expected, rtol=0, atol=1e-6)
     assert behind.eq(1234.0).all()
-
-
-class Slot:
-    """A page somewhere in a common buffer."""
-
-    def __init__(self, data: Tensor) -> None:
-        self._data = data
-        self.mapped_bytes = data.nbytes
-
-    @property
-    def address(self) -> int:
-        return self._data.data_ptr()
-
-    def tensor(self) -> Tensor:
-        return self._data
-
-    def release(self) -> None:
-        return
 
 
 class Pages:
     """A cache with one sequence whose pages lie in random order in one buffer of garbage: 0xFF..., which is NaN."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, tokens: int) -> None:
+    def __init__(self, config: ModelConfig, dtype: KVType, tokens: int) -> None:
         self.config, self._slots = config, [0]
         self.cache = KVCache(config, pages=16, dtype=dtype, allocate=self._allocate)
         self.buffer = torch.full((16, self.cache.page_bytes), 0xFF, dtype=torch.uint8)
@@ -120,9 +106,9 @@ class Pages:
         """Append rows [rows, heads, head_dim] to the sequence, and attend."""
         rows, start = len(q), self.sequence.length
         pages = self.sequence.pages[: pages_for(start + rows)]
-        table = (ctypes.c_uint64 * len(pages))(*[page.address for page in pages])
+        table = (ctypes.c_uint64 * len(pages))(*[page.memory.address for page in pages])
         segment = structs.Segment(first_row=0, rows=rows, start=start, pages=ctypes.addressof(table))
-        shape = shape_of(self.config, half=self.cache.dtype == torch.float16)
+        shape = shape_of(self.config, half=self.cache.dtype is np.float16)
         out, behind = guarded(rows, self.config.heads * self.config.head_dim)
         scaled = q / math.sqrt(self.config.head_dim)
         load().fq_attention(
@@ -156,7 +142,8 @@ def passes(total: int, cuts: Sequence[int]) -> list[slice]:
 
 HEAD_DIMS = st.sampled_from([8, 16, 24, 32, 64, 80, 96, 128])
 SHARED = st.sampled_from([1, 2, 4, 7])
-DTYPES = st.sampled_from([torch.float16, torch.float32])
+DTYPES: st.SearchStrategy[KVType] = st.sampled_from([np.float16, np.float32])
+TORCH_DTYPES = {np.float16: torch.float16, np.float32: torch.float32}
 
 
 @each_kernels
@@ -175,7 +162,7 @@ def test_attention_is_the_definition(
     head_dim: int,
     shared: int,
     kv_heads: int,
-    dtype: torch.dtype,
+    dtype: KVType,
     total: int,
     cuts: list[int],
     threads: int,
@@ -186,11 +173,11 @@ def test_attention_is_the_definition(
     pages = Pages(config, dtype, total)
     with using(kernels, threads):
         found = torch.cat([pages.attend(1, q[part], k[part], v[part]) for part in passes(total, cuts)])
-    stored_k, stored_v = k.to(dtype), v.to(dtype)
+    stored_k, stored_v = k.to(TORCH_DTYPES[dtype]), v.to(TORCH_DTYPES[dtype])
     assert torch.allclose(found.double(), plain_attention(q, stored_k, stored_v), rtol=0, atol=2e-5)
     # In the pages are keys and values of the layer, and beside them still nothing.
     for number, page in enumerate(pages.sequence.pages):
-        keys, values = pages.cache.view(page)  # [layers, kv_heads, PAGE_TOKENS, head_dim]
+        keys, values = map(torch.from_numpy, pages.cache.view(page))  # [layers, kv_heads, PAGE_TOKENS, head_dim]
         first = number * PAGE_TOKENS
         last = min(total, first + PAGE_TOKENS)
         for view, stored in ((keys, stored_k), (values, stored_v)):
@@ -209,7 +196,7 @@ def test_attention_is_the_definition(
     cuts=st.lists(st.integers(1, 3 * PAGE_TOKENS), max_size=4),
 )
 def test_attention_is_the_same_bits_however_rows_are_cut(
-    kernels: str, head_dim: int, shared: int, dtype: torch.dtype, total: int, cuts: list[int]
+    kernels: str, head_dim: int, shared: int, dtype: KVType, total: int, cuts: list[int]
 ) -> None:
     config = tiny_config(layers=LAYERS, heads=shared, kv_heads=1, head_dim=head_dim)
     q = normal(total, shared * head_dim, 1).view(total, -1, head_dim)
@@ -229,7 +216,7 @@ def test_scores_far_apart_and_all_equal(kernels: str, size: float) -> None:
     q = size * normal(total, 64, 1).view(total, -1, 32)
     k, v = (normal(total, 64, seed).view(total, -1, 32) for seed in (2, 3))
     k *= torch.linspace(0.1, 10, total)[:, None, None]
-    pages = Pages(config, torch.float32, total)
+    pages = Pages(config, np.float32, total)
     with using(kernels):
         found = pages.attend(1, q, k, v)
     # A score of a thousand has an error of 1e-4 in float32, and so has its weight.

@@ -13,18 +13,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from flexquant.engine.compute import Compute
-from flexquant.engine.decoder import Segment, nothing
 from flexquant.engine.elastic_model import ElasticModel
 from flexquant.engine.ensemble import Ensemble
-from flexquant.engine.kv_cache import KVSequence
+from flexquant.engine.kv_cache import KVSequence, KVType
 from flexquant.engine.manifest import MANIFEST_NAME
 from flexquant.engine.native.compute import NativeCompute
 from flexquant.engine.prefill import CHUNK_TOKENS
+from flexquant.engine.segment import nothing
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.torch_compute import TorchCompute
+from flexquant.engine.torch_tensors import read_tensor
 from support.checkpoints import write_safetensors
 from support.ensembles import Shape, file_records, random_ensemble
 from support.native_layers import KERNELS, each_kernels, needs_native, using
+from support.torch_calls import appended
 
 pytestmark = needs_native
 
@@ -44,7 +46,7 @@ def tokens(count: int, seed: int = 0) -> Tensor:
 
 @contextmanager
 def loaded(
-    ensemble: Ensemble, compute: Compute, *, position: int = 0, kv_dtype: torch.dtype = torch.float16
+    ensemble: Ensemble, compute: Compute, *, position: int = 0, kv_dtype: KVType = np.float16
 ) -> Iterator[ElasticModel]:
     model = ElasticModel.load(ensemble, kv_pages=96, position=position, kv_dtype=kv_dtype, compute=compute)
     try:
@@ -109,7 +111,7 @@ def described(folder: Path) -> Path:
 def prefilled(model: ElasticModel, part: Tensor, reserved: int = 512) -> tuple[KVSequence, Tensor]:
     """A new sequence with these tokens, and the logits after them: f32 [vocab]."""
     sequence = model.new_sequence(reserved)
-    return sequence, model.forward([Segment(sequence, part)])[0]
+    return sequence, torch.from_numpy(model.forward([appended(sequence, part)])[0])
 
 
 def logits_after(model: ElasticModel, part: Tensor, cuts: Sequence[int] = ()) -> Tensor:
@@ -117,8 +119,8 @@ def logits_after(model: ElasticModel, part: Tensor, cuts: Sequence[int] = ()) ->
     sequence = model.new_sequence(512)
     try:
         for end in sorted({*cuts, len(part)}):
-            logits = model.forward([Segment(sequence, part[sequence.length : end])])[0]
-        return logits
+            logits = model.forward([appended(sequence, part[sequence.length : end])])[0]
+        return torch.from_numpy(logits)
     finally:
         model.release(sequence)
 
@@ -152,7 +154,7 @@ def check_against_torch(ensemble: Ensemble, compute: NativeCompute) -> None:
                     of.weights_of(module.name) for of in (model, reference)
                 )
                 assert variant == expected_variant
-                assert torch.equal(weights.view(torch.int16), expected.view(torch.int16))
+                assert np.array_equal(weights.view(np.uint16), expected.view(np.uint16))
 
 
 @each_kernels
@@ -183,7 +185,7 @@ def test_matrices_share_in_part(tmp_path: Path) -> None:
             names = [f"model.layers.0.self_attn.{name}_proj.q_invperm" for name in (source, target)]
             with index[names[1]].file.open("r+b") as stream:
                 stream.seek(index[names[1]].offset)
-                stream.write(index.read(names[0]).numpy().tobytes())
+                stream.write(read_tensor(index, names[0]).numpy().tobytes())
         described(folder)
         ensemble = Ensemble.open(folder)
         with using(), loaded(ensemble, TorchCompute(1)) as reference, loaded(ensemble, NativeCompute(BEST, 1)) as model:
@@ -196,9 +198,9 @@ def test_matrices_share_in_part(tmp_path: Path) -> None:
 
 def test_pages_may_hold_float32(plain: Ensemble) -> None:
     part = tokens(150)
-    with using(), loaded(plain, NativeCompute(BEST, 2), kv_dtype=torch.float32) as model:
+    with using(), loaded(plain, NativeCompute(BEST, 2), kv_dtype=np.float32) as model:
         found, cut = logits_after(model, part), logits_after(model, part, [1, 64, 149])
-        with loaded(plain, TorchCompute(1), kv_dtype=torch.float32) as reference:
+        with loaded(plain, TorchCompute(1), kv_dtype=np.float32) as reference:
             wanted = logits_after(reference, part)
         with loaded(plain, NativeCompute(BEST, 2)) as half:
             rounded = logits_after(half, part)
@@ -234,13 +236,13 @@ def test_eight_sequences_decode_together_as_each_alone(model: ElasticModel) -> N
     following = tokens(5 * 8, 99).view(5, 8)
     together = [prefilled(model, part)[0] for part in parts]
     batches = [
-        model.forward([Segment(sequence, token[None]) for sequence, token in zip(together, row, strict=True)])
+        model.forward([appended(sequence, token[None]) for sequence, token in zip(together, row, strict=True)])
         for row in following
     ]
     for number, part in enumerate(parts):
         alone, _ = prefilled(model, part)
         for batch, row in zip(batches, following, strict=True):
-            assert torch.equal(batch[number], model.forward([Segment(alone, row[number : number + 1])])[0])
+            assert np.array_equal(batch[number], model.forward([appended(alone, row[number : number + 1])])[0])
         model.release(alone)
     for sequence in together:
         model.release(sequence)
@@ -256,9 +258,9 @@ def test_prefill_and_decoding_in_one_pass_are_as_alone(model: ElasticModel, orde
         expected.append(logits_after(model, part))
         sequence = model.new_sequence(512)
         if pasts[number]:
-            model.forward([Segment(sequence, part[: pasts[number]])])
-        segments.append(Segment(sequence, part[pasts[number] :]))
-    found = model.forward(segments)
+            model.forward([appended(sequence, part[: pasts[number]])])
+        segments.append(appended(sequence, part[pasts[number] :]))
+    found = torch.from_numpy(model.forward(segments))
     assert torch.equal(found, torch.stack(expected))
     for segment in segments:
         model.release(segment.sequence)
@@ -268,8 +270,8 @@ def test_a_call_may_be_longer_than_a_pass(model: ElasticModel) -> None:
     """A long segment takes several passes, which other segments share."""
     parts = [tokens(CHUNK_TOKENS + 130, 1), tokens(CHUNK_TOKENS - 3, 2), tokens(1, 3), tokens(2, 4)]
     expected = [logits_after(model, part, range(50, len(part), 50)) for part in parts]
-    segments = [Segment(model.new_sequence(512), part) for part in parts]
-    assert torch.equal(model.forward(segments), torch.stack(expected))
+    segments = [appended(model.new_sequence(512), part) for part in parts]
+    assert torch.equal(torch.from_numpy(model.forward(segments)), torch.stack(expected))
     assert [segment.sequence.length for segment in segments] == [len(part) for part in parts]
     for segment in segments:
         model.release(segment.sequence)
@@ -281,8 +283,8 @@ def test_more_sequences_than_rows_of_a_pass_get_their_logits(tmp_path: Path) -> 
     model = ElasticModel.load(ensemble, kv_pages=300, compute=NativeCompute(BEST, 2))
     with using():
         parts = tokens(CHUNK_TOKENS + 9)
-        segments = [Segment(model.new_sequence(1), part[None]) for part in parts]
-        found = model.forward(segments)
+        segments = [appended(model.new_sequence(1), part[None]) for part in parts]
+        found = torch.from_numpy(model.forward(segments))
         for number in (0, CHUNK_TOKENS - 1, CHUNK_TOKENS, CHUNK_TOKENS + 8):
             model.release(segments[number].sequence)
             assert torch.equal(found[number], logits_after(model, parts[number : number + 1]))
@@ -303,7 +305,7 @@ def test_an_interrupted_pass_can_be_made_again(model: ElasticModel, call: int) -
     expected = [logits_after(model, part), logits_after(model, other_part)]
     sequence, _ = prefilled(model, part[:70])
     other, _ = prefilled(model, other_part[:40])
-    segments = [Segment(sequence, part[70:]), Segment(other, other_part[40:])]
+    segments = [appended(sequence, part[70:]), appended(other, other_part[40:])]
     remaining = iter(range(call))
 
     def safe_point() -> None:
@@ -313,7 +315,7 @@ def test_an_interrupted_pass_can_be_made_again(model: ElasticModel, call: int) -
     with pytest.raises(Interrupted):
         model.forward(segments, safe_point)
     assert (sequence.length, other.length) == (70, 40)
-    assert torch.equal(model.forward(segments), torch.stack(expected))
+    assert torch.equal(torch.from_numpy(model.forward(segments)), torch.stack(expected))
     model.release(sequence)
     model.release(other)
 
@@ -330,7 +332,7 @@ def forward_while_moving(model: ElasticModel, part: Tensor, target: int, layer: 
 
     sequence = model.new_sequence(len(part))
     try:
-        return model.forward([Segment(sequence, part)], safe_point)[0]
+        return torch.from_numpy(model.forward([appended(sequence, part)], safe_point)[0])
     finally:
         model.release(sequence)
 
@@ -367,7 +369,8 @@ def test_decoding_goes_on_through_moves(plain: Ensemble) -> None:
             for each in (model, reference):
                 sequence, _ = prefilled(each, part)
                 move(each, position)
-                results.append([each.forward([Segment(sequence, token[None])])[0] for token in tokens(4, step)])
+                logits = [each.forward([appended(sequence, token[None])])[0] for token in tokens(4, step)]
+                results.append(torch.from_numpy(np.stack(logits)))
                 each.release(sequence)
             for found, wanted in zip(*results, strict=True):
                 assert (found - wanted).norm() <= 3e-2 * wanted.norm()
@@ -375,7 +378,7 @@ def test_decoding_goes_on_through_moves(plain: Ensemble) -> None:
 
 def test_passes_without_tokens_are_refused(model: ElasticModel) -> None:
     sequence = model.new_sequence(8)
-    for segments in ([], [Segment(sequence, torch.empty(0, dtype=torch.int64))]):
+    for segments in ([], [appended(sequence, torch.empty(0, dtype=torch.int64))]):
         with pytest.raises(ValueError, match="needs segments"):
             model.forward(segments, nothing)
     model.release(sequence)

@@ -8,18 +8,20 @@ import torch
 from torch import Tensor
 
 from flexquant.engine.attention import CausalAttention
-from flexquant.engine.decoder import Decoder, Segment, extend, nothing
+from flexquant.engine.decoder import Decoder
 from flexquant.engine.elastic_model import ElasticModel
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.kv_cache import KVCache
 from flexquant.engine.native.compute import NativeCompute
 from flexquant.engine.native.decoder import NativeDecoder, _Piece, shape_of
 from flexquant.engine.residency import Residency
+from flexquant.engine.segment import extend, nothing
 from flexquant.engine.swap import Swapper
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.weights import Exl2Weights
 from support.levels_of_docs_llama import LEVELS, windows, write_levels
 from support.native_layers import KERNELS, needs_native, using
+from support.torch_calls import appended
 
 pytestmark = needs_native
 
@@ -75,8 +77,8 @@ def decoded(model: ElasticModel, tokens: Tensor) -> Tensor:
     sequences = [model.new_sequence(TOKENS) for _ in tokens]
     logits = torch.empty(*tokens.shape, model.config.vocab_size)
     for at in range(TOKENS):
-        segments = [Segment(sequence, row[at : at + 1]) for sequence, row in zip(sequences, tokens, strict=True)]
-        logits[:, at] = model.forward(segments)
+        segments = [appended(sequence, row[at : at + 1]) for sequence, row in zip(sequences, tokens, strict=True)]
+        logits[:, at] = torch.from_numpy(model.forward(segments))
     for sequence in sequences:
         model.release(sequence)
     return logits
@@ -93,9 +95,10 @@ def prefilled(decoder: NativeDecoder, tokens: Tensor) -> Tensor:
     for row in tokens:
         sequence = cache.sequence()
         cache.reserve(sequence, TOKENS)
-        extend([Segment(sequence, row)], cache)
-        hidden = decoder._run([_Piece(sequence, row, 0, None)], shape, nothing)
-        logits.append(decoder._head(hidden, shape))
+        segment = appended(sequence, row)
+        extend([segment], cache)
+        hidden = decoder._run([_Piece(sequence, segment.tokens, 0, None)], shape, nothing)
+        logits.append(torch.from_numpy(decoder._head(hidden, shape)))
         cache.release(sequence)
     return torch.stack(logits)
 

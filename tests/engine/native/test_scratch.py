@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from flexquant.engine.decoder import Segment
 from flexquant.engine.elastic_model import ElasticModel
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.memory.arena import Arena, page_rounded
@@ -16,8 +15,10 @@ from flexquant.engine.native.library import load
 from flexquant.engine.prefill import CHUNK_TOKENS
 from flexquant.engine.residency import Residency
 from flexquant.engine.swap import Swapper
+from flexquant.engine.torch_tensors import arena_tensor
 from support.ensembles import Shape, random_ensemble
 from support.native_layers import KERNELS, needs_native, using
+from support.torch_calls import appended
 
 pytestmark = needs_native
 
@@ -39,7 +40,7 @@ class Guarded(NativeCompute):
         shape = shape_of(ensemble.config)
         self.declared = int(load().fq_scratch_bytes(ctypes.byref(shape), CHUNK_TOKENS, *most_units(ensemble)))
         self.arena = Arena(self.declared + (1 << 20))
-        self.arena.tensor().fill_(PATTERN)
+        arena_tensor(self.arena).fill_(PATTERN)
         return NativeDecoder(ensemble, residency, swapper, max_rows=CHUNK_TOKENS, scratch=self.arena)
 
 
@@ -50,12 +51,12 @@ def test_passes_write_nothing_behind_the_declared_scratch_memory(name: str, tmp_
         compute = Guarded(KERNELS[0], 2)
         model = ElasticModel.load(ensemble, kv_pages=96, compute=compute)
         rows = [2 * CHUNK_TOKENS - 100, 1, 1, 90, *([1] * 8)]
-        segments = [Segment(model.new_sequence(512), torch.arange(count) % 280) for count in rows]
+        segments = [appended(model.new_sequence(512), torch.arange(count) % 280) for count in rows]
         model.forward(segments)
-        model.forward([Segment(segment.sequence, torch.tensor([7])) for segment in segments])
+        model.forward([appended(segment.sequence, torch.tensor([7])) for segment in segments])
         model.close()
-    assert compute.arena.tensor()[compute.declared :].eq(PATTERN).all()
+    assert arena_tensor(compute.arena)[compute.declared :].eq(PATTERN).all()
     # Nor is much more declared than a full pass takes.
-    touched = int(compute.arena.tensor().ne(PATTERN).nonzero().max()) + 1
+    touched = int(arena_tensor(compute.arena).ne(PATTERN).nonzero().max()) + 1
     assert 0.9 * compute.declared < touched <= compute.declared
     assert page_rounded(compute.declared) <= compute.scratch(ensemble)["pass"]

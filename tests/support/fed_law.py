@@ -1,0 +1,47 @@
+"""The control law fed with samples by hand: what it makes of them, nothing being carried out."""
+
+from dataclasses import replace
+
+from flexquant.server.controller.law import Law
+from flexquant.server.controller.parameters import GIB, Parameters
+from flexquant.server.controller.sample import MemoryReading, Move, Sample
+from flexquant.server.controller.state import State
+from support.plant import even_footprints
+
+TOTAL = 16 * GIB
+FOOTPRINTS = even_footprints()
+RESERVES = Parameters().reserves(TOTAL, shared=True, largest_step=FOOTPRINTS[0] - FOOTPRINTS[1])
+PLENTY = 12 * GIB
+
+
+def sample_of(available: int, position: int = 0, **changes: object) -> Sample:
+    """A machine with so many bytes available and a model that rests; `changes` are other fields."""
+    base = Sample(
+        memory=(MemoryReading("host", available, TOTAL),),
+        failed=(),
+        position=position,
+        target=position,
+        moving=False,
+        elastic_bytes=FOOTPRINTS[position],
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]  # field names are checked at run time
+
+
+def law_with(**changes: object) -> Law:
+    """A law with other parameters than the defaults."""
+    return Law(replace(Parameters(), **changes), FOOTPRINTS)  # type: ignore[arg-type]  # as above
+
+
+def decide(law: Law, state: State, sample: Sample, now: float) -> tuple[State, list[Move]]:
+    """One decision, with the orders as a list."""
+    state, moves = law.decide(state, sample, now)
+    return state, list(moves)
+
+
+def hold(law: Law, state: State, sample: Sample, start: float, seconds: float) -> tuple[State, list[Move]]:
+    """Feed the same sample for `seconds`; the orders are not carried out."""
+    orders: list[Move] = []
+    for index in range(round(seconds / 0.25)):
+        state, moves = law.decide(state, sample, start + index * 0.25)
+        orders += moves
+    return state, orders
