@@ -158,6 +158,11 @@ class ElasticModel:
         """Declared working memory: what a move down or a pass may take beyond weights and KV pages."""
         return sum(self._registry.snapshot().scratch.values())
 
+    @property
+    def reusable_bytes(self) -> int:
+        """KV pages that no sequence has, in bytes: what `drop_reusable` gives back. Engine thread only."""
+        return self._cache.reusable_bytes
+
     def resident_bytes(self) -> MemorySnapshot:
         """See `Backend`. Exact at every moment, also during a move."""
         self._registry.set_kv(self._cache.bytes_in_use)

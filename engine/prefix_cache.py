@@ -91,17 +91,23 @@ class PrefixCache(Generic[Page]):
         return added
 
     def evict(self, count: int, removable: Callable[[Page], bool]) -> list[Page]:
-        """Take out up to `count` removable pages with nothing behind them, the least recently used first."""
+        """Take out removable pages, up to `count`, the least recently used first.
+
+        A page leaves only with all that lie behind it. So the others of these are in the result, too, once there are
+        no more removable pages without such.
+        """
         evicted: list[Page] = []
-        for node in list(self._nodes.values()):  # children come before their parents
-            if len(evicted) >= count:
-                break
-            if node.children or not removable(node.page):
-                continue
-            del self._nodes[node.key]
-            if node.parent is not None:
-                node.parent.children -= 1
-            evicted.append(node.page)
+        for also_others in (False, True):
+            for node in list(self._nodes.values()):  # children come before their parents
+                if count <= 0 or (also_others and not any(removable(page) for page in self.pages())):
+                    return evicted
+                if node.children or not (also_others or removable(node.page)):
+                    continue
+                del self._nodes[node.key]
+                if node.parent is not None:
+                    node.parent.children -= 1
+                evicted.append(node.page)
+                count -= removable(node.page)
         return evicted
 
     def _touch(self, path: Sequence[_Node[Page]]) -> None:

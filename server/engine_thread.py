@@ -64,6 +64,8 @@ class _Stream:
     ticket: Ticket
     answer: Answer | None = None
     """From its admission on."""
+    starved: bool = False
+    """Whether there was no memory for a page of its prompt."""
 
     def tell(self, event: Event) -> None:
         if not self.job.failed:
@@ -282,6 +284,11 @@ class EngineThread:
             events = answer.accept(self._model.forward([answer.next_segment()], between_layers)[0])
         except _GivenUp:
             pass  # ended at the next turn, with all that have gone
+        except KVExhaustedError as error:
+            if stream.starved:
+                failure = as_api_error(error)
+            stream.starved = True  # once more, when what is only kept has gone
+            self._model.drop_reusable()
         except Exception as error:
             # Not the error itself: its traceback holds views of arenas, which must die before the next safe point.
             failure = as_api_error(error)
@@ -309,7 +316,9 @@ class EngineThread:
             except KVExhaustedError as error:
                 failure = as_api_error(error)
                 if dropped:  # the youngest makes room for the others
-                    self._end(running.pop()[0], failure)
+                    youngest = running[-1][0]
+                    self._end(youngest, failure)
+                    running = [other for other in running if other[0].job is not youngest.job]
                 dropped = True
                 self._model.drop_reusable()
                 continue

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from flexquant.engine.errors import ContextLengthError
 from flexquant.engine.sampling import SamplingParams
-from flexquant.server.api_error import CLIENT_GONE, ApiError
+from flexquant.server.api_error import CLIENT_GONE, ApiError, client_gone
 from flexquant.server.api_types import GenerationFields
 from flexquant.server.daemon_state import DaemonState
 from flexquant.server.engine_thread import EngineThread, Job
@@ -206,7 +206,7 @@ async def _events(
             loop.call_soon_threadsafe(events.put_nowait, (number, event))
 
     job = engine.submit(generations, deliver)
-    watcher = asyncio.create_task(_cancel_when_gone(request, job))
+    watcher = asyncio.create_task(_cancel_when_gone(request, job, events))
     outcome, unfinished = "cancelled", len(generations)
     try:
         while unfinished:
@@ -222,11 +222,12 @@ async def _events(
         watcher.cancel()
 
 
-async def _cancel_when_gone(request: Request, job: Job) -> None:
+async def _cancel_when_gone(request: Request, job: Job, events: asyncio.Queue[tuple[int, Event]]) -> None:
     """Wait for the client to close the connection, then cancel: while its request waits or is prefilled, too."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     job.cancel()
+    events.put_nowait((0, Failed(client_gone())))  # of a job that waits, the engine says no more
 
 
 class _Totals:

@@ -68,8 +68,16 @@ def test_the_least_recently_used_goes_first_and_never_before_what_lies_behind_it
 
 def test_what_is_in_use_stays_and_so_does_what_leads_to_it() -> None:
     cache = filled()
-    assert cache.evict(9, lambda page: page != "c") == ["d"]
+    assert cache.evict(1, lambda page: page == "d") == ["d"]
+    assert cache.evict(9, never) == []
     assert cache.match(tokens(1, 2, 3), always) == ["a", "b", "c"]
+
+
+def test_what_lies_behind_a_page_that_must_go_goes_with_it_even_in_use() -> None:
+    """A replaced page can be free while those behind it are in use: these leave the tree, not their sequences."""
+    cache = filled()
+    assert cache.evict(2, lambda page: page in ("a", "d")) == ["d", "c", "b", "a"]
+    assert len(cache) == 0
 
 
 @settings(deadline=None, max_examples=150)

@@ -350,6 +350,43 @@ def test_without_memory_for_a_page_kept_ones_go_first_and_then_the_youngest_answ
     assert model.drops >= 1
 
 
+def test_who_makes_room_takes_its_own_request_along_and_nobody_else(model: FakeModel, engine: EngineThread) -> None:
+    _, other = hold(model, engine, request(max_tokens=30))
+    _, choices = submit(engine, *[request(max_tokens=30, first=71)] * 2)
+    forward, short = model.forward, [2]
+
+    def starved(segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Floats:
+        if len(segments) == 3 and short[0]:
+            short[0] -= 1
+            raise KVExhaustedError("the system has no memory for another KV page")
+        return forward(segments, safe_point)
+
+    model.forward = starved  # type: ignore[method-assign]
+    model.gate.set()
+    ended = choices.last()
+    assert isinstance(ended, Failed)
+    assert ended.error.code == "kv_cache_exhausted"
+    assert isinstance(other.last(), Finished)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_prompt_without_memory_goes_on_when_kept_pages_have_gone(
+    model: FakeModel, engine: EngineThread, times: int
+) -> None:
+    forward, short = model.forward, [times]
+
+    def starved(segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Floats:
+        if short[0]:
+            short[0] -= 1
+            raise KVExhaustedError("the system has no memory for another KV page")
+        return forward(segments, safe_point)
+
+    model.forward = starved  # type: ignore[method-assign]
+    _, listener = submit(engine, request(prompt=300))
+    assert isinstance(listener.last(), Finished if times == 1 else Failed)
+    assert model.drops >= 1
+
+
 def test_pages_that_can_never_be_free_are_an_error_and_no_wait(model: FakeModel, engine: EngineThread) -> None:
     _, listener = submit(engine, request(prompt=10, max_tokens=(PAGES + 1) * 64))
     ended = listener.last()

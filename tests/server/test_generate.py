@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 import httpx
@@ -263,6 +263,45 @@ def test_full_queue_is_a_503_with_retry_after() -> None:
     assert refused.headers["retry-after"] == "1"
     assert refused.json()["error"]["code"] == "queue_full"
     assert "2 of at most 2 sequences" in refused.json()["error"]["message"]
+
+
+def test_who_goes_away_while_it_waits_is_ended_whoever_comes_next() -> None:
+    """The next request takes its place in the queue, before the engine thread has looked."""
+
+    async def ask(daemon: FakeDaemon, gone: asyncio.Event) -> None:
+        body = [b'{"prompt": "a", "max_tokens": 2}']
+
+        async def receive() -> dict[str, object]:
+            if body:
+                return {"type": "http.request", "body": body.pop(), "more_body": False}
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: MutableMapping[str, object]) -> None:
+            pass
+
+        headers = [(b"host", b"127.0.0.1:8000"), (b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": TEXT, "raw_path": TEXT.encode(), "query_string": b""}
+        await daemon.app(scope | {"headers": headers, "http_version": "1.1", "scheme": "http"}, receive, send)
+
+    async def run(daemon: FakeDaemon) -> None:
+        daemon.model.gate.clear()
+        never, gone = asyncio.Event(), asyncio.Event()
+        first = asyncio.create_task(ask(daemon, never))
+        await asyncio.to_thread(daemon.model.at_gate.wait, 30)
+        second = asyncio.create_task(ask(daemon, gone))
+        while not daemon.engine.waiting:
+            await asyncio.sleep(0.01)
+        gone.set()
+        await asyncio.wait_for(second, 30)
+        third = asyncio.create_task(ask(daemon, never))
+        while daemon.engine.waiting != 1:
+            await asyncio.sleep(0.01)
+        daemon.model.gate.set()
+        await asyncio.wait_for(asyncio.gather(first, third), 30)
+
+    with fake_daemon("--parallel", "1", "--max-queue", "1") as daemon:
+        asyncio.run(run(daemon))
 
 
 def test_no_free_kv_pages_is_a_503(daemon: FakeDaemon) -> None:
