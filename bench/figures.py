@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
 
@@ -58,6 +59,29 @@ def spread_positions(last: int, count: int) -> list[int]:
     if count < 2 or last < 1:
         raise ValueError(f"{count} positions from 0 to {last}")
     return sorted({round(index * last / (count - 1)) for index in range(count)})
+
+
+def rate_together(streams: Sequence[tuple[Sequence[float], int]]) -> float:
+    """Tokens per second of all streams, over the time in which all of them run.
+
+    That is from when the last of them gets its first part to when the first of them gets its last one.
+
+    Args:
+        streams: Of each, the times at which its parts arrived, ascending, and the tokens in all parts together.
+
+    Raises:
+        ValueError: There was no such time.
+    """
+    begin, end = max(times[0] for times, _ in streams), min(times[-1] for times, _ in streams)
+    if end <= begin:
+        raise ValueError("the streams did not run at the same time")
+    tokens = sum(sum(begin < time <= end for time in times) * count / len(times) for times, count in streams)
+    return tokens / (end - begin)
+
+
+def gaps(times: Sequence[float], begin: float, end: float) -> list[float]:
+    """Times between neighbours in `times`, ascending, of those that overlap with `begin` to `end`."""
+    return [after - before for before, after in pairwise(times) if before < end and after > begin]
 
 
 def by_key(pairs: Iterable[tuple[int, float]]) -> dict[int, list[float]]:

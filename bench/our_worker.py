@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from bench.our_model import write_ensemble
 from bench.our_swap import give_back, paced_sweep, steady_sweep
@@ -35,7 +34,7 @@ class OurEngine:
 
     def about(self) -> dict[str, str]:
         """Which kernels compute on this machine, and versions."""
-        return {"kernels": choose_compute().name, "torch": torch.__version__, "version": version("flexquant")}
+        return {"kernels": choose_compute().name, "torch": version("torch"), "version": version("flexquant")}
 
     def write(self, folder: str, shape: Mapping[str, Any]) -> None:
         """Write the ensemble unless it is there."""

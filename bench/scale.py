@@ -56,6 +56,16 @@ class Scale:
     """Round trips of the swap suite."""
     starts: int
     """Server starts of the load suite."""
+    serve_rounds: int
+    answer_tokens: int
+    """Of an answer of the serve suite."""
+    serve_context: int
+    """Tokens of one sequence in the serve suite."""
+    shared_tokens: int
+    """Of the prefix that prompts share."""
+    long_tokens: int
+    """Of the prompt that goes in while others decode."""
+    long_rounds: int
     calibration_bytes: int
     """Size of the array that the read bandwidth is measured on; far beyond every cache."""
 
@@ -74,6 +84,12 @@ FULL: Final = Scale(
     positions=10,
     sweeps=20,
     starts=5,
+    serve_rounds=5,
+    answer_tokens=64,
+    serve_context=4096,
+    shared_tokens=512,
+    long_tokens=2000,
+    long_rounds=2,
     calibration_bytes=1 << 30,
 )
 
@@ -90,5 +106,11 @@ QUICK: Final = Scale(
     positions=4,
     sweeps=2,
     starts=1,
+    serve_rounds=2,
+    answer_tokens=100,  # short ones would be over before the fourth has begun
+    serve_context=1024,
+    shared_tokens=512,
+    long_tokens=768,
+    long_rounds=1,
     calibration_bytes=1 << 26,
 )

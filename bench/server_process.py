@@ -33,7 +33,7 @@ class Server:
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, started: float) -> None:
         self.process = process
-        self._port = port
+        self.port = port
         self._started = started
 
     def first_token(self, body: Mapping[str, Any]) -> float:
@@ -55,7 +55,7 @@ class Server:
 
     def get(self, path: str) -> Any:
         """JSON of a GET."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_GIVE_UP_SECONDS)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_GIVE_UP_SECONDS)
         try:
             connection.request("GET", path)
             return json.loads(connection.getresponse().read())
@@ -63,7 +63,7 @@ class Server:
             connection.close()
 
     def _stream(self, body: Mapping[str, Any], *, end_early: bool) -> float:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_GIVE_UP_SECONDS)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_GIVE_UP_SECONDS)
         try:
             text = json.dumps({**body, "stream": True})
             connection.request("POST", "/v1/completions", text, {"content-type": "application/json"})

@@ -95,6 +95,8 @@ class KVCache:
         dtype: KVType = np.float16,
         allocate: Callable[[int], PageMemory] = Arena,
     ) -> None:
+        if dtype is not np.float16 and dtype is not np.float32:  # the kernels would write past the pages
+            raise ValueError(f"the KV cache holds np.float16 or np.float32, not {dtype!r}")
         self.config = config
         self.dtype = dtype
         self.pages = pages

@@ -157,9 +157,10 @@ class EngineThread:
         streams: list[_Stream] = []
         for number, request in enumerate(requests):
             before = streams[-1] if streams and streams[-1].request.prompt == request.prompt else None
-            # The first of several choices computes the prompt for all.
+            # The first of several choices computes the prompt for all: next to nothing is left for the others.
             first = None if before is None else before.ticket.after or before.ticket
-            streams.append(_Stream(number, job, request, Ticket(len(request.prompt), now, expires, first)))
+            ticket = Ticket(len(request.prompt) if first is None else 1, now, expires, first)
+            streams.append(_Stream(number, job, request, ticket))
         with self._changed:
             if self._closing is not None:
                 raise unavailable(self._closing, code="stopping")
@@ -207,9 +208,10 @@ class EngineThread:
             while self._wait_for_work():
                 self._model.safe_point()
                 self._end_gone()
-                self._admit()
-                decoding, prefilling = self._turn()
+                decoding, _ = self._turn()
                 self._decode(decoding)
+                self._admit()
+                _, prefilling = self._turn()
                 if prefilling is not None:
                     self._prefill(prefilling)
         except Exception:

@@ -5,7 +5,7 @@ from typing import Final
 
 from bench.row import Row
 from bench.session import Session
-from bench.suites import batch, context, decode, load, memory, prefill, swap
+from bench.suites import batch, context, decode, load, memory, prefill, serve, swap
 
 SUITES: Final[Mapping[str, Callable[[Session], list[Row]]]] = {
     "decode": decode.run,
@@ -13,6 +13,7 @@ SUITES: Final[Mapping[str, Callable[[Session], list[Row]]]] = {
     "batch": batch.run,
     "context": context.run,
     "load": load.run,
+    "serve": serve.run,
     "memory": memory.run,
     "swap": swap.run,
 }

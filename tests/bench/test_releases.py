@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.releases import Release, releases
 
-RELEASE = Release(time=10.5, tokens=70, safe_points=[10.0, 10.1, 10.3, 10.4], kv_before=4096, kv_after=0)
+RELEASE = Release(time=10.5, tokens=70, safe_points=[10.0, 10.1, 10.3, 10.4])
 
 
 def test_safe_points_after_the_closing_are_counted() -> None:

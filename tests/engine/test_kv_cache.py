@@ -1,4 +1,5 @@
 import gc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,6 +92,12 @@ def test_released_pages_go_back_to_the_system() -> None:
     assert full - start >= 0.95 * cache.bytes_in_use
     cache.release(sequence)
     assert full - anonymous_bytes() >= 0.95 * 24 * cache.page_bytes
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int16, np.dtype("float16"), "float16"])
+def test_other_types_are_refused(dtype: Any) -> None:
+    with pytest.raises(ValueError, match=r"np\.float16 or np\.float32"):
+        KVCache(CONFIG, 4, dtype)
 
 
 class Bookkeeping(RuleBasedStateMachine):

@@ -64,7 +64,7 @@ class Life:
     eligible: float | None = None
     """Since when it could be admitted: submitted, and held back by no sibling."""
     admitted: float | None = None
-    turn: int = 0
+    nth: int = 0
     """How many were admitted before it."""
     prefilled: float | None = None
     """When its prompt was in, which gives the first token."""
@@ -126,7 +126,7 @@ class FakeBatchEngine:
             self._leave(self._here[ticket])
         for ticket in self._scheduler.admit(self._reserve):
             life = self._here[ticket]
-            life.admitted, life.turn = self._clock, self._admissions
+            life.admitted, life.nth = self._clock, self._admissions
             self._admissions += 1
         turn = self._scheduler.turn()
         self.cycles.append(self._look(turn))
