@@ -273,9 +273,10 @@ class EngineThread:
         assert answer is not None, "an admitted stream has one"
 
         def between_layers() -> None:
+            self._end_gone()
             if self._clock() - self._decoded_at >= _PREFILL_SHARE * self._decode_s:
                 self._decode(self._turn()[0])
-            if stream.job.cancelled.is_set() or self._late(stream):
+            if stream.job.cancelled.is_set():
                 raise _GivenUp
             answer.note_position()
 
@@ -285,7 +286,7 @@ class EngineThread:
         try:
             events = answer.accept(self._model.forward([answer.next_segment()], between_layers)[0])
         except _GivenUp:
-            pass  # ended at the next turn, with all that have gone
+            pass  # its memory is free at the next turn, when nothing uses it any more
         except KVExhaustedError as error:
             if stream.starved:
                 failure = as_api_error(error)
@@ -303,9 +304,6 @@ class EngineThread:
             with self._changed:
                 self._scheduler.prefilled(stream.ticket)
         self._tell(stream, events)
-
-    def _late(self, stream: _Stream) -> bool:
-        return stream.ticket.expires is not None and self._clock() >= stream.ticket.expires
 
     def _decode(self, streams: Sequence[_Stream]) -> None:
         """One pass of all sequences whose prompts are in: a token each."""

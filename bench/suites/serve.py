@@ -101,6 +101,8 @@ def _long_prompt(session: Session, sides: Sequence[Client]) -> list[Row]:
                     stream.wait_for_pieces(scale.answer_tokens)
                 with side.stream(side.fresh(scale.long_tokens), 1) as long:
                     begin, end = long.sent, long.first
+                for stream in running:  # a pause that began before the end is measured to its own end
+                    stream.wait_for_pieces(len(stream.pieces) + 1)
             time.sleep(_QUIET_SECONDS)
             begun = max(stream.pieces[0] for stream in running)
             calm[number].append(_p99_ms(running, begun, begin))

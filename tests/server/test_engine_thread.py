@@ -263,6 +263,30 @@ def test_cancelled_while_decoding_it_frees_its_pages(model: FakeModel, engine: E
     assert isinstance(other.last(), Finished)
 
 
+def test_cancelled_while_another_prompt_goes_in_it_ends_between_two_layers(
+    model: FakeModel, engine: EngineThread
+) -> None:
+    forward = model.forward
+    passes: list[tuple[list[int], int]] = []
+
+    def cancelling(segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Floats:
+        rows = [len(segment.tokens) for segment in segments]
+        if rows == [256]:
+            job.cancel()
+        logits = forward(segments, safe_point)
+        if job.cancelled.is_set():
+            passes.append((rows, model.free_pages))
+        return logits
+
+    model.forward = cancelling  # type: ignore[method-assign]
+    job, talking = hold(model, engine, request(max_tokens=3000))
+    _, long = submit(engine, request(prompt=600))
+    model.gate.set()
+    assert isinstance(long.last(), Finished)
+    assert isinstance(talking.last(), Failed)
+    assert passes[0] == ([256], PAGES - 10), "its pages were free before the chunk was through"
+
+
 def test_time_that_is_over_ends_what_runs_and_what_waits(
     model: FakeModel, one_by_one: EngineThread, clock: Clock
 ) -> None:
