@@ -125,6 +125,15 @@ class Settings(BaseSettings):
         "the processes of --simulated-pids alone.",
     )
     simulated_pids: Pids = Field(default=(), description="Process ids, separated by commas.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto",
+        description="Where to compute: 'cuda' is an NVIDIA GPU and needs flexquant[cuda], 'auto' takes it where both "
+        "are there.",
+    )
+    keep_copies: bool = Field(
+        default=False,
+        description="With a GPU: keep page-locked host copies of the weights that were read, for faster steps.",
+    )
     threads: int | None = Field(
         default=None, gt=0, description="Threads that compute. Default: the physical cores that may be used."
     )

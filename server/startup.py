@@ -16,6 +16,7 @@ from flexquant.engine.errors import FlexQuantError
 from flexquant.engine.kv_cache import pages_for
 from flexquant.engine.manifest import MANIFEST_NAME
 from flexquant.engine.memory_needs import MemoryNeeds
+from flexquant.engine.placement import HOST, Placement
 from flexquant.engine.prefix_cache import PAGE_TOKENS
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.chat_template import ChatTemplate
@@ -98,8 +99,7 @@ def start(settings: Settings, folder: Path) -> Daemon:
     ensemble = Ensemble.open(folder, verify=settings.verify)
     sequence = ensemble.sequence()
     tokenizer = Tokenizer.open(ensemble.tokenizer_folder)
-    compute = choose_compute(settings.kernels, settings.threads)
-    log.info("computing with %s on %d threads", compute.name, settings.threads or usable_cores())
+    compute, placement = choose_device(settings)
     plan = plan_start(
         demand_of(ensemble, compute),
         measure_room(monitor, parameters, sequence.footprint_bytes),
@@ -122,6 +122,7 @@ def start(settings: Settings, folder: Path) -> Daemon:
         context=plan.context,
         kv_pages=pages_for(plan.kv_tokens),
         compute=compute,
+        placement=placement,
     )
     engine = EngineThread(
         model,
@@ -136,6 +137,24 @@ def start(settings: Settings, folder: Path) -> Daemon:
     engine.start()
     controller.start()
     return Daemon(DaemonState(served, engine, controller), model)
+
+
+def choose_device(settings: Settings) -> tuple[Compute, Placement]:
+    """Who computes, and where the model lies for that.
+
+    Raises:
+        UsageError: The GPU that is asked for cannot be used, or there are no such kernels.
+    """
+    # Imported late: machines without a GPU have no use for it.
+    from flexquant.engine.exllamav2.open import card_compute, card_is_there
+
+    if settings.device == "cuda" or (settings.device == "auto" and card_is_there()):
+        on_card = card_compute(keep_copies=settings.keep_copies)
+        log.info("computing with %s on %s", on_card.name, on_card.card.name)
+        return on_card, on_card.placement
+    compute = choose_compute(settings.kernels, settings.threads)
+    log.info("computing with %s on %d threads", compute.name, settings.threads or usable_cores())
+    return compute, HOST
 
 
 def demand_of(ensemble: Ensemble, compute: Compute) -> Demand:

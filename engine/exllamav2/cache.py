@@ -99,6 +99,7 @@ class CardCache(KVCache):
         self._card = card
         self._regions: dict[KVSequence, Region] = {}
         self._region_bytes = 0
+        self._growing: tuple[Region, int] | None = None
         self._planes = 2 * config.layers  # each [tokens, kv_heads, head_dim], keys and values in turn
         self._plane_bytes = page_bytes(config, dtype) // self._planes  # of one page
 
@@ -106,6 +107,21 @@ class CardCache(KVCache):
     def bytes_in_use(self) -> int:
         """Device memory of all sequences and of pages kept for later."""
         return self._region_bytes
+
+    @property
+    def promised_bytes(self) -> int:
+        """Nothing: what a sequence may grow to is taken when it is made."""
+        return 0
+
+    def bytes_to_map(
+        self,
+        tokens: int,
+        prompt: npt.ArrayLike = (),  # noqa: ARG002  # what is there already is copied
+        *,
+        usable: Callable[[KVPage], bool] = lambda _page: True,  # noqa: ARG002  # likewise
+    ) -> int:
+        """Bytes that a sequence, made by `sequence` with the same arguments, takes; nothing changes."""
+        return pages_for(tokens) * self.page_bytes
 
     def region(self, sequence: KVSequence) -> Region:
         """Where a sequence's keys and values lie."""
@@ -117,27 +133,31 @@ class CardCache(KVCache):
         """See `KVCache`. The device memory for all `tokens` is taken here."""
         sequence = super().sequence(tokens, prompt, usable=usable)
         try:
-            region = self._new_region(sequence.reserved_pages)
+            region = self._regions[sequence] = self._new_region(sequence.reserved_pages)
         except KVExhaustedError:
             super().release(sequence)
             raise
-        self._regions[sequence] = region
         self._copy(sequence.pages, region)
         for number, page in enumerate(sequence.pages):
-            own = KVPage(RegionPage(region, number, self.page_bytes), positions=page.positions)
-            self._mapped += self.page_bytes
-            sequence.pages[number] = own
+            self._growing = region, number
+            sequence.pages[number] = KVPage(self._new_memory(), positions=page.positions)
             self._let_go(page)
         return sequence
 
+    def reserve(self, sequence: KVSequence, tokens: int) -> None:
+        """See `KVCache`.
+
+        Raises:
+            ValueError: The sequence has its memory already, and it is too short.
+        """
+        if sequence in self._regions and tokens > sequence.reserved_tokens:
+            raise ValueError("a reservation on the card cannot be extended")
+        super().reserve(sequence, tokens)
+
     def grow(self, sequence: KVSequence, tokens: int) -> None:
         """See `KVCache`. The memory is there already."""
-        if tokens > sequence.reserved_tokens:
-            raise ValueError(f"{tokens} tokens exceed the sequence's reservation of {sequence.reserved_tokens}")
-        region = self._regions[sequence]
-        while len(sequence.pages) < pages_for(tokens):
-            sequence.pages.append(KVPage(RegionPage(region, len(sequence.pages), self.page_bytes)))
-            self._mapped += self.page_bytes
+        self._growing = self._regions[sequence], len(sequence.pages)
+        super().grow(sequence, tokens)
 
     def release(self, sequence: KVSequence) -> None:
         """See `KVCache`."""
@@ -149,6 +169,14 @@ class CardCache(KVCache):
         if kept and len(kept) < region.pages:
             self._move_together(kept)
         region.let_go()
+
+    def _new_memory(self) -> RegionPage:
+        """The next page of the region that is being filled."""
+        assert self._growing is not None, "pages are made by `sequence` and `grow`"
+        region, number = self._growing
+        self._growing = region, number + 1
+        self._mapped += self.page_bytes
+        return RegionPage(region, number, self.page_bytes)
 
     def _move_together(self, kept: list[KVPage]) -> None:
         """Put pages of a region that is longer into one that they fill; where the card has no room, they stay."""

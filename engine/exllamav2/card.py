@@ -49,6 +49,11 @@ class Card(Protocol):
         """Such as "NVIDIA GeForce RTX 4090"."""
         ...
 
+    @property
+    def integrated(self) -> bool:
+        """Whether it shares the memory of the processor."""
+        ...
+
     def available(self) -> tuple[int, int]:
         """Free bytes on the card, and bytes in all, as the driver counts them."""
         ...

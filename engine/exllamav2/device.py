@@ -75,12 +75,17 @@ class CudaCard:
         self._index = index
         self.device = torch.device("cuda", index)
         self._driver = ctypes.CDLL("libcuda.so.1")
-        self._uploads = torch.cuda.Stream(self.device)
+        self._uploads = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # as torch has it
 
     @property
     def name(self) -> str:
         """See `Card`."""
         return str(torch.cuda.get_device_name(self.device))
+
+    @property
+    def integrated(self) -> bool:
+        """See `Card`."""
+        return bool(torch.cuda.get_device_properties(self.device).is_integrated)
 
     def available(self) -> tuple[int, int]:
         """See `Card`."""
@@ -103,7 +108,7 @@ class CudaCard:
             pinned = torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
         except RuntimeError as error:  # torch has no type of its own for this
             raise MemoryError(f"no {nbytes} bytes of page-locked memory: {error}") from error
-        return memoryview(pinned.numpy())
+        return pinned.numpy().data
 
     def upload(self, source: memoryview, target: CardMemory) -> None:
         """See `Card`."""

@@ -114,7 +114,10 @@ class ExllamaKernels:
         self._config = config
         self._max_rows = max_rows
         self._graphs = graphs
-        self._stream = torch.cuda.Stream(device, priority=-1)  # graphs are captured on no default stream
+        # cuDNN's attention makes a new plan for every length of the context: 5 ms per layer and token on an H100.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        # A stream of its own: graphs cannot be captured on the default one.
+        self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]  # as torch has it
         self._none = torch.empty((1, 1), device="meta")  # how the extension spells "nothing"
         self._enter_stream()
         self._norms = {name: torch.from_numpy(weights).to(device, torch.float16) for name, weights in norms.items()}
@@ -256,7 +259,7 @@ class ExllamaKernels:
         """See `Kernels`."""
         attend = self._attend_one if len(passing.spans) == 1 else self._attend_many
         result = attend(block, layer, passing)
-        batch, rows = len(passing.spans), len(passing.hidden)
+        batch, rows = len(passing.spans), passing.hidden.shape[0]
         self._ext.q_attn_forward_2(block, passing.hidden, result, batch, rows // batch, [], self._none)
 
     @torch.inference_mode()
@@ -331,7 +334,7 @@ class ExllamaKernels:
     ) -> Tensor:
         """Norm, projections and rotation: fills keys and values, returns queries [rows, heads, head_dim]."""
         config = self._config
-        q = torch.empty((len(hidden), config.heads, config.head_dim), dtype=torch.float16, device=self._device)
+        q = torch.empty((hidden.shape[0], config.heads, config.head_dim), dtype=torch.float16, device=self._device)
         self._ext.q_attn_forward_1(
             block, hidden, batch, rows, past, pasts, q, keys, values, self._sin, self._cos, [], self._none
         )
@@ -339,7 +342,7 @@ class ExllamaKernels:
 
     def _attention(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Queries [rows, heads, head_dim] of the last rows of keys and values [tokens, kv_heads, head_dim]."""
-        rows, tokens = len(q), len(keys)
+        rows, tokens = q.shape[0], keys.shape[0]
         queries, k, v = (part.transpose(0, 1).unsqueeze(0) for part in (q, keys, values))
         grouped = self._config.heads != self._config.kv_heads
         if rows == 1:

@@ -63,6 +63,7 @@ class FakeCard:
     total: int = 1 << 30
     used: int = 0
     name: str = "fake"
+    integrated: bool = False
     in_flight: set[int] = field(default_factory=set)
     """Memories that passes used since the card was waited for."""
     uploads: int = 0
