@@ -73,13 +73,15 @@ def _installed_version() -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """Hidden states of a pass, and where the keys and values of its sequences are."""
+    """Hidden states of a pass, and its sequences' keys and values, which are the same memory as the sequences'."""
 
     hidden: Tensor
     """f16 [rows, hidden], changed in place."""
     spans: Sequence[Span]
-    planes: Sequence[Sequence[Tensor]]
-    """By span and layer: f16 [2, capacity, kv_heads, head_dim]."""
+    fresh: Sequence[Sequence[Tensor]]
+    """By span and layer, where new ones are written: f16 [2, rows, kv_heads, head_dim]."""
+    seen: Sequence[Sequence[Tensor]]
+    """By span and layer, all, new ones included: f16 [2, 1, kv_heads, tokens, head_dim]."""
     pasts: Tensor
     """int32 [spans]: tokens that each has; of a pass of several."""
 
@@ -252,7 +254,11 @@ class ExllamaKernels:
         pasts = self._none
         if len(spans) > 1:
             pasts = torch.tensor([span.past for span in spans], dtype=torch.int32).to(self._device)
-        return _Pass(hidden, spans, [self._planes(span) for span in spans], pasts)
+        planes = [self._planes(span) for span in spans]
+        ends = [span.past + span.rows for span in spans]
+        fresh = [part[:, :, span.past : end].unbind() for part, span, end in zip(planes, spans, ends, strict=True)]
+        seen = [part[:, :, :end].transpose(2, 3).unsqueeze(2).unbind() for part, end in zip(planes, ends, strict=True)]
+        return _Pass(hidden, spans, fresh, seen, pasts)
 
     @torch.inference_mode()
     def attend(self, block: int, layer: int, passing: _Pass) -> None:
@@ -298,27 +304,18 @@ class ExllamaKernels:
 
     def _attend_one(self, block: int, layer: int, passing: _Pass) -> Tensor:
         """Rows of one sequence: keys and values are written where they stay."""
-        (span,), (planes,) = passing.spans, passing.planes
-        keys, values = planes[layer].unbind()
-        end = span.past + span.rows
-        new = slice(span.past, end)
-        q = self._project(block, passing.hidden, 1, span.rows, span.past, self._none, keys[new], values[new])
-        return self._attention(q, keys[:end], values[:end])
+        (span,) = passing.spans
+        new_keys, new_values = passing.fresh[0][layer].unbind()
+        q = self._project(block, passing.hidden, 1, span.rows, span.past, self._none, new_keys, new_values)
+        return self._attention(q, passing.seen[0][layer])
 
     def _attend_many(self, block: int, layer: int, passing: _Pass) -> Tensor:
         """One row of each of several sequences: they share the projections."""
-        count = len(passing.spans)
-        shape = (count, self._config.kv_heads, self._config.head_dim)
-        new_keys = torch.empty(shape, dtype=torch.float16, device=self._device)
-        new_values = torch.empty_like(new_keys)
-        q = self._project(block, passing.hidden, count, 1, 0, passing.pasts, new_keys, new_values)
-        results = []
-        for number, (span, planes) in enumerate(zip(passing.spans, passing.planes, strict=True)):
-            keys, values = planes[layer].unbind()
-            keys[span.past] = new_keys[number]
-            values[span.past] = new_values[number]
-            end = span.past + 1
-            results.append(self._attention(q[number : number + 1], keys[:end], values[:end]))
+        count, config = len(passing.spans), self._config
+        new = torch.empty((2, count, config.kv_heads, config.head_dim), dtype=torch.float16, device=self._device)
+        q = self._project(block, passing.hidden, count, 1, 0, passing.pasts, *new.unbind())
+        torch._foreach_copy_([fresh[layer] for fresh in passing.fresh], list(new.split(1, dim=1)))
+        results = [self._attention(query, seen[layer]) for query, seen in zip(q.split(1), passing.seen, strict=True)]
         return torch.cat(results)
 
     def _project(
@@ -340,25 +337,26 @@ class ExllamaKernels:
         )
         return q
 
-    def _attention(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Queries [rows, heads, head_dim] of the last rows of keys and values [tokens, kv_heads, head_dim]."""
-        rows, tokens = q.shape[0], keys.shape[0]
-        queries, k, v = (part.transpose(0, 1).unsqueeze(0) for part in (q, keys, values))
+    def _attention(self, q: Tensor, seen: Tensor) -> Tensor:
+        """Queries [rows, heads, head_dim] of the last of all tokens -> [rows, heads * head_dim]."""
+        rows, tokens = q.shape[0], seen.shape[3]
+        queries = q.transpose(0, 1).unsqueeze(0)
+        keys, values = seen.unbind()
         grouped = self._config.heads != self._config.kv_heads
         if rows == 1:
-            found = F.scaled_dot_product_attention(queries, k, v, enable_gqa=grouped)
+            found = F.scaled_dot_product_attention(queries, keys, values, enable_gqa=grouped)
         elif rows == tokens:
-            found = F.scaled_dot_product_attention(queries, k, v, is_causal=True, enable_gqa=grouped)
+            found = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=grouped)
         else:
             mask: Any = causal_lower_right(rows, tokens)
-            found = F.scaled_dot_product_attention(queries, k, v, attn_mask=mask, enable_gqa=grouped)
+            found = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=grouped)
         return found[0].transpose(0, 1).reshape(rows, -1)
 
-    def _planes(self, span: Span) -> Sequence[Tensor]:
-        """By layer, keys and values: the same memory. They are used in one pass only."""
+    def _planes(self, span: Span) -> Tensor:
+        """A sequence's memory: f16 [layers, 2, capacity, kv_heads, head_dim]. Made per pass, never stored."""
         config = self._config
         whole = on_card(span.memory, self._device).view(torch.float16)
-        return whole.view(config.layers, 2, span.capacity, config.kv_heads, config.head_dim).unbind()
+        return whole.view(config.layers, 2, span.capacity, config.kv_heads, config.head_dim)
 
     def _half(self, count: int) -> Tensor:
         return torch.empty(count, dtype=torch.float16, device=self._device)
