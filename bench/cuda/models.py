@@ -1,8 +1,9 @@
 """Our model on the card and on the CPU, and exllamav2 by itself, asked in the same way."""
 
+import gc
+import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -109,10 +110,11 @@ class PlainExllama:
         self, ensemble: Ensemble, *, position: int, tokens: int, causal: bool, sequence: str | None = None
     ) -> None:
         import torch
-        from exllamav2 import ExLlamaV2, ExLlamaV2Cache, ExLlamaV2Config
+
+        exllama: Any = importlib.import_module("exllamav2")  # late, and without types
 
         torch.backends.cuda.enable_cudnn_sdp(False)  # as ours does: with it exllamav2 takes 5 ms more per layer
-        config = ExLlamaV2Config(str(ensemble.common.folder))
+        config = exllama.ExLlamaV2Config(str(ensemble.common.folder))
         config.no_sdpa = causal
         config.max_seq_len = tokens
         self._torch = torch
@@ -121,9 +123,9 @@ class PlainExllama:
         ).items():
             for entry in ensemble.specs[module][variant].entries.values():
                 config.tensor_file_map[entry.name] = str(entry.file)
-        self._model: Any = ExLlamaV2(config)
+        self._model: Any = exllama.ExLlamaV2(config)
         self._model.load()
-        self._cache: Any = ExLlamaV2Cache(self._model, max_seq_len=tokens)
+        self._cache: Any = exllama.ExLlamaV2Cache(self._model, max_seq_len=tokens)
 
     def restart(self) -> None:
         """Begin a new sequence."""
@@ -138,14 +140,7 @@ class PlainExllama:
 
     def close(self) -> None:
         """Give the card's memory back."""
-        import gc
-
         self._model.unload()
         self._model = self._cache = None
         gc.collect()
         self._torch.cuda.empty_cache()
-
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes of all files."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -314,8 +314,10 @@ class ExllamaKernels:
         count, config = len(passing.spans), self._config
         new = torch.empty((2, count, config.kv_heads, config.head_dim), dtype=torch.float16, device=self._device)
         q = self._project(block, passing.hidden, count, 1, 0, passing.pasts, *new.unbind())
-        torch._foreach_copy_([fresh[layer] for fresh in passing.fresh], list(new.split(1, dim=1)))
-        results = [self._attention(query, seen[layer]) for query, seen in zip(q.split(1), passing.seen, strict=True)]
+        torch._foreach_copy_([fresh[layer] for fresh in passing.fresh], list(new.chunk(count, dim=1)))
+        results = [
+            self._attention(query, seen[layer]) for query, seen in zip(q.chunk(count), passing.seen, strict=True)
+        ]
         return torch.cat(results)
 
     def _project(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from flexquant.engine.exllamav2.card import Rows, Span
+from flexquant.engine.exllamav2.card import CardMemory, Rows, Span
 from flexquant.engine.exllamav2.compute import CardCompute
 from flexquant.engine.exllamav2.form import ALIGNMENT, Form
 from flexquant.engine.model_config import FINAL_NORM, ModelConfig, input_norm, post_norm
@@ -56,6 +56,12 @@ class FakeMemory:
         self._bytes = None
 
 
+def fake(memory: CardMemory) -> FakeMemory:
+    """What the engine hands back of what it got here."""
+    assert isinstance(memory, FakeMemory)
+    return memory
+
+
 @dataclass
 class FakeCard:
     """Implements `Card`."""
@@ -80,18 +86,17 @@ class FakeCard:
     def staging(self, nbytes: int) -> memoryview:
         return memoryview(bytearray(nbytes))
 
-    def upload(self, source: memoryview, target: FakeMemory) -> None:
+    def upload(self, source: memoryview, target: CardMemory) -> None:
         self.uploads += 1
-        target.bytes()[: len(source)] = np.frombuffer(source, np.uint8)
+        fake(target).bytes()[: len(source)] = np.frombuffer(source, np.uint8)
 
     def copy(self, source: Rows, target: Rows, *, count: int, nbytes: int) -> None:
-        assert isinstance(source.memory, FakeMemory)
-        assert isinstance(target.memory, FakeMemory)
+        origin, goal = fake(source.memory), fake(target.memory)
         for row in range(count):
             begin, end = source.start + row * source.pitch, target.start + row * target.pitch
-            assert begin + nbytes <= source.memory.nbytes
-            assert end + nbytes <= target.memory.nbytes
-            target.memory.bytes()[end : end + nbytes] = source.memory.bytes()[begin : begin + nbytes]
+            assert begin + nbytes <= origin.nbytes
+            assert end + nbytes <= goal.nbytes
+            goal.bytes()[end : end + nbytes] = origin.bytes()[begin : begin + nbytes]
 
 
 @dataclass(eq=False)
@@ -135,17 +140,18 @@ class FakeKernels:
 
     # --- handles
 
-    def make_matrix(self, form: Form, memory: FakeMemory, offset: int) -> int:
+    def make_matrix(self, form: Form, memory: CardMemory, offset: int) -> int:
         if self.fail_next_matrix:
             self.fail_next_matrix = False
             raise RuntimeError("CUDA out of memory")
         if offset % ALIGNMENT:
             raise RuleBrokenError("a layer is not aligned")
-        whole = memory.bytes()[offset : offset + form.size_bytes]
-        matrix = _Matrix(form, memory, offset, *_read(form, whole))
+        place = fake(memory)
+        whole = place.bytes()[offset : offset + form.size_bytes]
+        matrix = _Matrix(form, place, offset, *_read(form, whole))
         part = form.parts["q_weight"]
         whole[part.offset : part.offset + part.nbytes] ^= 0x5A  # exllamav2 rewrites the codes in place
-        memory.matrices += 1
+        place.matrices += 1
         return self._put(matrix)
 
     def free_matrix(self, matrix: int) -> None:
@@ -198,10 +204,9 @@ class FakeKernels:
         result = np.empty((len(x), config.heads * config.head_dim), np.float32)
         row = 0
         for span in passing.spans:
-            assert isinstance(span.memory, FakeMemory)
             rotation = self._rope.rotation(np.arange(span.past, span.past + span.rows))
             part = slice(row, row + span.rows)
-            planes = span.memory.bytes().view(np.float16)
+            planes = fake(span.memory).bytes().view(np.float16)
             planes = planes.reshape(config.layers, 2, span.capacity, config.kv_heads, config.head_dim)
             new = slice(span.past, span.past + span.rows)
             planes[layer, 0, new] = _rotate(keys[part], rotation.cos, rotation.signed_sin)

@@ -29,17 +29,13 @@ def load(ensemble: Ensemble, fakes: FakeSetUp) -> Iterator[Load]:
     """Loads models; those that a test leaves are closed, and then nothing may be left on the card."""
     models: list[ElasticModel] = []
 
-    def on_card(found: Ensemble = ensemble, **arguments: object) -> ElasticModel:
+    def on_card(found: Ensemble = ensemble, *, position: int = 0, kv_pages: int = 16) -> ElasticModel:
         compute = fakes.compute()
-        models.append(
-            ElasticModel.load(
-                found,
-                **{"kv_pages": 16, **arguments},
-                compute=compute,
-                placement=compute.placement,  # type: ignore[arg-type]
-            )
+        model = ElasticModel.load(
+            found, position=position, kv_pages=kv_pages, compute=compute, placement=compute.placement
         )
-        return models[-1]
+        models.append(model)
+        return model
 
     yield on_card
     for model in models:

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from flexquant.engine.compute import choose_compute
 from flexquant.engine.elastic_model import ElasticModel
 from flexquant.engine.ensemble import Ensemble
+from flexquant.engine.exllamav2.arenas import CardArenas
 from flexquant.engine.generation import Generation
+from flexquant.engine.residency import Block
 from flexquant.engine.segment import Floats, Segment
 from support.elastic_models import PROMPT, digests, digests_by_position, generate, logits, move
 from support.ensembles import Shape, random_ensemble
@@ -149,9 +151,10 @@ def test_any_orders_between_tokens(
     assert fakes.card.used == 0
 
 
-def _blocks(model: ElasticModel) -> list[object]:
-    swapper = model._swapper
-    return [swapper.resident(bundle)[0] for bundle in range(swapper._arenas.bundles)]  # type: ignore[attr-defined]
+def _blocks(model: ElasticModel) -> list[Block]:
+    arenas = model._swapper._arenas
+    assert isinstance(arenas, CardArenas)
+    return [arenas.resident(bundle)[0] for bundle in range(arenas.bundles)]
 
 
 def test_a_prefill_pass_lets_moves_in_between_layers(model: ElasticModel) -> None:

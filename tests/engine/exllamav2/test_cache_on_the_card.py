@@ -106,7 +106,7 @@ def test_whatever_happens_the_books_are_right(ensemble: Ensemble, steps: list[tu
     """The card holds exactly what the books say; when all is released and dropped it holds nothing."""
     card = FakeCard()
     cache = CardCache(ensemble.config, 24, np.float16, card=card)
-    alive: list[tuple[KVSequence, np.ndarray]] = []  # type: ignore[type-arg]
+    alive: list[tuple[KVSequence, np.ndarray]] = []
     for step, which, tokens in steps:
         if step == "new":
             ids = np.concatenate([np.full(which * PAGE_TOKENS, 7), np.full(400, which)])

@@ -1,5 +1,6 @@
 """On a machine without a GPU, or without exllamav2, the reason is told, and nothing heavy is loaded to find it."""
 
+import shutil
 import subprocess
 import sys
 
@@ -39,7 +40,7 @@ def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_compiling_needs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     versions(monkeypatch, exllamav2=VERSION, flash_attn="2.8.0")
     monkeypatch.setattr(facts, "_toolkit", lambda: None)
-    monkeypatch.setattr(facts.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
     found = gpu_facts()
     assert found.kernels == "compiled at first use"
     assert found.flash_attn == "2.8.0"
