@@ -22,6 +22,8 @@ class Placement:
     """Takes the first three arguments of `KVCache`."""
     available: Callable[[], int]
     """Free bytes, for messages."""
+    own_memory: Callable[[], tuple[int, int]] | None
+    """Free and total bytes of a card that has memory of its own; None where the model lies in the host's."""
 
 
-HOST: Final = Placement(ArenaSet, KVCache, lambda: psutil.virtual_memory().available)
+HOST: Final = Placement(ArenaSet, KVCache, lambda: psutil.virtual_memory().available, None)

@@ -132,7 +132,8 @@ class Settings(BaseSettings):
     )
     keep_copies: bool = Field(
         default=False,
-        description="With a GPU: keep page-locked host copies of the weights that were read, for faster steps.",
+        description="With a GPU: keep a page-locked copy in the host's memory of all weights that were read, so that "
+        "steps read no file. Takes as much as all levels together.",
     )
     threads: int | None = Field(
         default=None, gt=0, description="Threads that compute. Default: the physical cores that may be used."

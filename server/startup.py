@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from flexquant.engine.compute import Compute, choose_compute, usable_cores
+from flexquant.engine.compute import AUTO, Compute, choose_compute, usable_cores
 from flexquant.engine.elastic_model import ElasticModel
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import FlexQuantError
@@ -148,7 +148,8 @@ def choose_device(settings: Settings) -> tuple[Compute, Placement]:
     # Imported late: machines without a GPU have no use for it.
     from flexquant.engine.exllamav2.open import card_compute, card_is_there
 
-    if settings.device == "cuda" or (settings.device == "auto" and card_is_there()):
+    on_cpu = settings.device == "cpu" or (settings.device == "auto" and settings.kernels != AUTO)
+    if settings.device == "cuda" or (not on_cpu and card_is_there()):
         on_card = card_compute(keep_copies=settings.keep_copies)
         log.info("computing with %s on %s", on_card.name, on_card.card.name)
         return on_card, on_card.placement

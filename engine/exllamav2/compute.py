@@ -56,7 +56,12 @@ class CardCompute:
     @property
     def placement(self) -> Placement:
         """Weights, keys and values lie on the card."""
-        return Placement(arenas=self._make_arenas, cache=self._make_cache, available=lambda: self.card.available()[0])
+        return Placement(
+            arenas=self._make_arenas,
+            cache=self._make_cache,
+            available=lambda: self.card.available()[0],
+            own_memory=None if self.card.integrated else self.card.available,
+        )
 
     def size_bytes(self, spec: Exl2Spec) -> int:
         """See `Compute`."""
