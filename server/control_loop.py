@@ -262,7 +262,7 @@ class Controller:
 
     def _look(self) -> tuple[int, int, bool, int]:
         elastic = self._elastic
-        return elastic.position, elastic.target, elastic.moving, elastic.mapped_elastic_bytes
+        return elastic.position, elastic.target, elastic.moving, elastic.memory.elastic
 
     def _moved(self, move: Future[int]) -> None:
         if move.cancelled():

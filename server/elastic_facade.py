@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Final, Protocol
 
+from flexquant.engine.memory.heap import trim_heap
 from flexquant.engine.memory.registry import MemorySnapshot
-from flexquant.server.elastic_state import Quality
+from flexquant.server.elastic_state import ModelMemory, Quality
 from flexquant.server.logging_setup import fields
 
 log = logging.getLogger(__name__)
@@ -85,10 +86,18 @@ class ElasticFacade:
         return self._model.moving
 
     @property
-    def mapped_elastic_bytes(self) -> int:
-        """Bytes mapped for swappable weights, arenas that are being filled included."""
+    def memory(self) -> ModelMemory:
+        """What the model holds now; arenas that are being filled count as elastic."""
         snapshot = self._model.resident_bytes()
-        return snapshot.mapped + snapshot.loading
+        return ModelMemory(elastic=snapshot.mapped + snapshot.loading, kv=snapshot.kv)
+
+    def drop_reusable(self) -> None:
+        """Order that KV pages which no sequence has go at the next safe point."""
+        self._model.drop_reusable()
+
+    def trim(self) -> None:
+        """Give back what the heap holds on the model's account."""
+        trim_heap()
 
     def request_position(self, position: int, *, urgent: bool) -> Future[int]:
         """Order a move; a later order supersedes it. Each move is one log line when it ends.

@@ -14,6 +14,23 @@ class Quality:
     kl: float
 
 
+@dataclass(frozen=True, slots=True)
+class ModelMemory:
+    """What a model holds at one moment, in bytes; see `Sample` for what each is.
+
+    Args:
+        elastic: Mapped for swappable weights (W), transient copies included.
+        kv: Mapped for KV pages, reusable ones included.
+        kv_promised: What admitted sequences may still map.
+        reusable: KV pages that no sequence has.
+    """
+
+    elastic: int
+    kv: int = 0
+    kv_promised: int = 0
+    reusable: int = 0
+
+
 class Elastic(Protocol):
     """A model that can be resized while it runs; every member may be used from any thread."""
 
@@ -43,8 +60,8 @@ class Elastic(Protocol):
         ...
 
     @property
-    def mapped_elastic_bytes(self) -> int:
-        """Bytes now mapped for swappable weights (W), transient copies included."""
+    def memory(self) -> ModelMemory:
+        """What it holds now."""
         ...
 
     def request_position(self, position: int, *, urgent: bool) -> Future[int]:
@@ -52,6 +69,14 @@ class Elastic(Protocol):
 
         The future gives the position that was reached, or SwapError.
         """
+        ...
+
+    def drop_reusable(self) -> None:
+        """Order that KV pages which no sequence has go at the next safe point."""
+        ...
+
+    def trim(self) -> None:
+        """Give back what the heap and the system's file cache hold on the model's account; takes milliseconds."""
         ...
 
 

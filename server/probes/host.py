@@ -1,6 +1,6 @@
 """Memory of the whole machine, as the operating system estimates it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import psutil
@@ -31,7 +31,7 @@ class HostProbe:
     def __init__(self, virtual_memory: Callable[[], VirtualMemory] = psutil.virtual_memory) -> None:
         self._virtual_memory = virtual_memory
 
-    def read(self) -> MemoryReading:
+    def read(self) -> Sequence[MemoryReading]:
         """Available and total bytes of the machine."""
         memory = self._virtual_memory()
-        return MemoryReading(self.name, available=memory.available, total=memory.total)
+        return [MemoryReading(self.name, available=memory.available, total=memory.total)]

@@ -14,7 +14,7 @@ from flexquant.engine.errors import SwapError, UsageError
 from flexquant.server.control_loop import Controller
 from flexquant.server.controller.parameters import GIB, MIB, Parameters
 from flexquant.server.controller.sample import MemoryReading
-from flexquant.server.elastic_state import ElasticState, Quality
+from flexquant.server.elastic_state import ElasticState, ModelMemory, Quality
 from flexquant.server.monitor import Monitor
 
 FOOTPRINTS = tuple(GIB - k * 32 * MIB for k in range(11))
@@ -32,6 +32,7 @@ class FakeElastic:
         self.target = 0
         self.at_once = True
         self.orders: list[tuple[int, bool]] = []
+        self.relief: list[str] = []
         self._move: Future[int] = Future()
         self.ordered = threading.Event()
 
@@ -40,8 +41,14 @@ class FakeElastic:
         return self.position != self.target
 
     @property
-    def mapped_elastic_bytes(self) -> int:
-        return FOOTPRINTS[self.position]
+    def memory(self) -> ModelMemory:
+        return ModelMemory(FOOTPRINTS[self.position])
+
+    def drop_reusable(self) -> None:
+        self.relief.append("reusable")
+
+    def trim(self) -> None:
+        self.relief.append("trim")
 
     def request_position(self, position: int, *, urgent: bool) -> Future[int]:
         self.orders.append((position, urgent))
@@ -80,10 +87,10 @@ class Rig:
 
     name = "host"
 
-    def read(self) -> MemoryReading:
+    def read(self) -> list[MemoryReading]:
         if self.silent:
             raise OSError("no answer")
-        return MemoryReading("host", TOTAL - self.others - FOOTPRINTS[self.elastic.position], TOTAL)
+        return [MemoryReading("host", TOTAL - self.others - FOOTPRINTS[self.elastic.position], TOTAL)]
 
     def leave(self, available: int) -> None:
         """Make other programs leave so many bytes."""
@@ -337,7 +344,7 @@ def test_a_step_published_during_the_reading_is_read_again() -> None:
     rig = Rig()
     read, published = rig.read, threading.Event()
 
-    def read_while_moving() -> MemoryReading:
+    def read_while_moving() -> list[MemoryReading]:
         reading = read()
         if not published.is_set():
             published.set()

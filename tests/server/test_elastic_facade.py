@@ -51,7 +51,7 @@ def test_it_is_what_the_controller_needs() -> None:
 def test_transient_copies_count_and_other_memory_does_not() -> None:
     model = Model()
     model.loading = 40
-    assert facade(model).mapped_elastic_bytes == 300 + 7 + 40
+    assert facade(model).memory.elastic == 300 + 7 + 40
 
 
 def test_urgent_move_may_hold_up_decoding_and_others_share_the_tokens_time() -> None:

@@ -9,22 +9,19 @@ from hypothesis import strategies as st
 
 from flexquant.server.controller.parameters import GIB, MIB
 from flexquant.server.controller.state import Pin, State, WorstPosition
-from support.plant import (
+from flexquant.server.simulation.loads import (
     Load,
-    Plant,
-    Tick,
     constant,
-    even_footprints,
     hog,
     ramp,
     random_walk,
-    regrets,
-    reversals,
     sawtooth,
     sine,
     square,
     step,
 )
+from flexquant.server.simulation.plant import Plant, Tick, even_footprints
+from flexquant.server.simulation.score import regrets, reversals
 
 
 def _gib(low: float, high: float) -> st.SearchStrategy[float]:

@@ -15,27 +15,27 @@ from flexquant.server.probes.machine import MachineProbe
 
 def test_the_host_gives_available_and_total() -> None:
     probe = HostProbe(lambda: SimpleNamespace(available=5, total=9))
-    assert probe.read() == MemoryReading("host", 5, 9)
+    assert probe.read() == [MemoryReading("host", 5, 9)]
 
 
 def test_the_real_host_answers() -> None:
-    reading = HostProbe().read()
+    (reading,) = HostProbe().read()
     assert 0 < reading.available <= reading.total
 
 
 def test_a_budget_is_ours_alone_and_may_be_exceeded() -> None:
-    assert BudgetProbe(100, lambda: 30).read() == MemoryReading("budget", 70, 100, shared=False)
-    assert BudgetProbe(100, lambda: 130).read().available == -30
+    assert BudgetProbe(100, lambda: 30).read() == [MemoryReading("budget", 70, 100, shared=False)]
+    assert BudgetProbe(100, lambda: 130).read()[0].available == -30
 
 
 def test_a_budget_counts_the_private_memory_of_this_process() -> None:
-    reading = BudgetProbe(1 << 50).read()
+    (reading,) = BudgetProbe(1 << 50).read()
     assert 0 < reading.total - reading.available < 1 << 40
 
 
 def test_a_machine_is_shared_with_the_processes_it_names() -> None:
     used = {None: 10, 7: 20, 8: 30}
-    reading = MachineProbe(100, [7, 8], lambda pid: used[pid]).read()
+    (reading,) = MachineProbe(100, [7, 8], lambda pid: used[pid]).read()
     assert reading == MemoryReading("machine", 40, 100, shared=True)
 
 
@@ -45,7 +45,7 @@ def test_a_process_that_has_ended_uses_nothing() -> None:
             raise ProcessLookupError(pid)
         return 10
 
-    assert MachineProbe(100, [7], used).read().available == 90
+    assert MachineProbe(100, [7], used).read()[0].available == 90
 
 
 def test_a_real_process_counts_until_it_ends() -> None:
@@ -53,12 +53,12 @@ def test_a_real_process_counts_until_it_ends() -> None:
     machine, alone = MachineProbe(1 << 40, [child.pid]), MachineProbe(1 << 40, [])
     try:
         deadline = time.monotonic() + 60
-        while alone.read().available - machine.read().available < 1 << 20:  # until the interpreter has started
+        while alone.read()[0].available - machine.read()[0].available < 1 << 20:  # until the interpreter has started
             assert time.monotonic() < deadline
             time.sleep(0.01)
     finally:
         child.communicate(b"\n")
-    assert alone.read().available - machine.read().available < 1 << 20
+    assert alone.read()[0].available - machine.read()[0].available < 1 << 20
 
 
 def test_a_machine_that_cannot_see_a_process_says_so() -> None:

@@ -34,10 +34,10 @@ class Probe:
         self.name = name
         self._available, self._shared = available, shared
 
-    def read(self) -> MemoryReading:
+    def read(self) -> list[MemoryReading]:
         if self._available is None:
             raise OSError("no answer")
-        return MemoryReading(self.name, self._available, 16 * 1024 * MIB, self._shared)
+        return [MemoryReading(self.name, self._available, 16 * 1024 * MIB, self._shared)]
 
 
 def test_sources_follow_the_settings() -> None:

@@ -6,7 +6,7 @@ from flexquant.server.controller.law import Law
 from flexquant.server.controller.parameters import GIB, Parameters
 from flexquant.server.controller.sample import MemoryReading, Move, Sample
 from flexquant.server.controller.state import State
-from support.plant import even_footprints
+from flexquant.server.simulation.plant import even_footprints
 
 TOTAL = 16 * GIB
 FOOTPRINTS = even_footprints()
