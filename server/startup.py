@@ -28,7 +28,7 @@ from flexquant.server.elastic_state import Quality
 from flexquant.server.engine_thread import EngineThread
 from flexquant.server.monitor import Monitor
 from flexquant.server.probes.budget import BudgetProbe
-from flexquant.server.probes.host import HostProbe
+from flexquant.server.probes.discover import Roots, discover
 from flexquant.server.probes.machine import MachineProbe
 from flexquant.server.probes.probe import Probe
 from flexquant.server.settings import Settings
@@ -54,11 +54,11 @@ class Daemon:
 
 def make_monitor(settings: Settings) -> Monitor:
     """The memory sources that the settings ask for; the tightest one counts."""
-    probes: list[Probe] = []
+    probes: list[Probe]
     if settings.simulated_memory is None:
-        probes.append(HostProbe())
-    else:
-        probes.append(MachineProbe(settings.simulated_memory, settings.simulated_pids))
+        probes = list(discover(Roots()))
+    else:  # instead of the whole machine, its pressure and limits included
+        probes = [MachineProbe(settings.simulated_memory, settings.simulated_pids)]
     if settings.memory_budget is not None:
         probes.append(BudgetProbe(settings.memory_budget))
     return Monitor(probes)

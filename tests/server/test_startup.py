@@ -11,6 +11,7 @@ from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.controller.parameters import Parameters
 from flexquant.server.controller.sample import MemoryReading
 from flexquant.server.monitor import Monitor
+from flexquant.server.probes.discover import Roots, discover
 from flexquant.server.settings import Settings, load_settings
 from flexquant.server.startup import demand_of, describe, make_monitor, make_parameters, measure_room, start
 from support.ensembles import random_ensemble
@@ -41,8 +42,10 @@ class Probe:
 
 
 def test_sources_follow_the_settings() -> None:
-    assert make_monitor(load()).names == ("host",)
-    assert make_monitor(load("--memory-budget", "1G")).names == ("host", "budget")
+    machine = tuple(probe.name for probe in discover(Roots()))
+    assert machine[0] == "host"
+    assert make_monitor(load()).names == machine
+    assert make_monitor(load("--memory-budget", "1G")).names == (*machine, "budget")
     assert make_monitor(load("--simulated-memory", "2G", "--simulated-pids", "1")).names == ("machine",)
 
 

@@ -1,36 +1,13 @@
-"""Memory sources, fed from injected numbers."""
+"""The small machine for trying out pressure."""
 
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 
 from flexquant.server.controller.sample import MemoryReading
-from flexquant.server.probes.budget import BudgetProbe
-from flexquant.server.probes.host import HostProbe
 from flexquant.server.probes.machine import MachineProbe
-
-
-def test_the_host_gives_available_and_total() -> None:
-    probe = HostProbe(lambda: SimpleNamespace(available=5, total=9))
-    assert probe.read() == [MemoryReading("host", 5, 9)]
-
-
-def test_the_real_host_answers() -> None:
-    (reading,) = HostProbe().read()
-    assert 0 < reading.available <= reading.total
-
-
-def test_a_budget_is_ours_alone_and_may_be_exceeded() -> None:
-    assert BudgetProbe(100, lambda: 30).read() == [MemoryReading("budget", 70, 100, shared=False)]
-    assert BudgetProbe(100, lambda: 130).read()[0].available == -30
-
-
-def test_a_budget_counts_the_private_memory_of_this_process() -> None:
-    (reading,) = BudgetProbe(1 << 50).read()
-    assert 0 < reading.total - reading.available < 1 << 40
 
 
 def test_a_machine_is_shared_with_the_processes_it_names() -> None:
