@@ -14,7 +14,8 @@ from flexquant.engine.errors import SwapError, UsageError
 from flexquant.server.control_loop import Controller
 from flexquant.server.controller.parameters import GIB, MIB, Parameters
 from flexquant.server.controller.sample import MemoryReading
-from flexquant.server.elastic_state import ElasticState, ModelMemory, Quality
+from flexquant.server.elastic_state import ElasticState, MemoryState, ModelMemory, Quality
+from flexquant.server.memory_gate import MemoryGate
 from flexquant.server.monitor import Monitor
 
 FOOTPRINTS = tuple(GIB - k * 32 * MIB for k in range(11))
@@ -43,6 +44,9 @@ class FakeElastic:
     @property
     def memory(self) -> ModelMemory:
         return ModelMemory(FOOTPRINTS[self.position])
+
+    def memory_state(self) -> MemoryState:
+        return MemoryState(self.memory.elastic, 0, 0, 0, 0, 0, 0, self.memory.elastic, self.memory.elastic)
 
     def drop_reusable(self) -> None:
         self.relief.append("reusable")
@@ -76,13 +80,17 @@ class Rig:
         self.others = 4 * GIB
         self.now = 1000.0
         self.silent = False
+        self.gate = MemoryGate()
         self.controller = Controller(
             self.elastic,
             Monitor([self]),
             parameters or Parameters(),
             lambda: self.now,
             wall_clock=lambda: 5e8,
-            **limits,
+            gate=self.gate,
+            private_bytes=lambda: self.elastic.memory.elastic,
+            pin=limits.get("pin"),
+            worst_position=limits.get("worst_position"),
         )
 
     name = "host"
@@ -129,16 +137,21 @@ def test_the_state_has_every_field() -> None:
         "available_bytes": 11 * GIB,
         "pressure": "none",
         "phase": "hold",
+        "refusing": None,
         "quality": {"perplexity": 10.0, "kl": 0.0},
         "last_decision": None,
+        "release_efficiency": None,
+        "retained_bytes": 0,
+        "memory": asdict(rig.elastic.memory_state()),
         "sources": ({"name": "host", "available_bytes": 11 * GIB, "total_bytes": TOTAL, "error": None},),
+        "stress": (),
     }
 
 
 def test_before_the_first_tick_pressure_is_unknown() -> None:
     state = Rig().controller.state()
     assert (state.pressure, state.available_bytes) == ("unknown", None)
-    assert state.sources[0].available_bytes is None
+    assert state.sources == ()
 
 
 def test_low_memory_shrinks_and_the_state_says_why() -> None:
@@ -366,7 +379,7 @@ def _eventually(condition: Callable[[], bool]) -> bool:
 
 
 def test_the_thread_ticks_until_it_is_stopped_and_survives_a_broken_tick(caplog: pytest.LogCaptureFixture) -> None:
-    rig = Rig(replace(Parameters(), tick_s=0.01))
+    rig = Rig(replace(Parameters(), tick_least_s=0.01, tick_most_s=0.01))
     order = rig.elastic.request_position
 
     def broken(position: int, *, urgent: bool) -> Future[int]:
