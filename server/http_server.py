@@ -46,6 +46,7 @@ class HttpServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         log.info("stopping: no new requests, up to %g s for those that run", self._timeout)
+        self._daemon.state.controller.events.close()  # these streams would never end by themselves
         last_call = asyncio.get_running_loop().call_later(
             self._timeout, self._daemon.state.engine.stop, "The daemon is stopping."
         )
