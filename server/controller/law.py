@@ -7,18 +7,15 @@ minimum of a long window. docs/concepts/control-law.md tells the whole story.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from flexquant.server.controller import memory, release
+from flexquant.server.controller.admission import Admission, admit
 from flexquant.server.controller.outlook import Outlook, outlooks
 from flexquant.server.controller.parameters import MIB, Parameters, Reserves
 from flexquant.server.controller.patience import cool_down, count_turn, may_turn
 from flexquant.server.controller.sample import DropReusable, Move, Order, Sample, Trim
 from flexquant.server.controller.state import Decision, Phase, State, What
 from flexquant.server.controller.strain import Stress, judge
-
-UNLIMITED: Final = 1 << 62
-"""Room where no source says how much there is: the KV cache has a limit of its own."""
 
 Answer = tuple[State, tuple[Order, ...]]
 
@@ -31,21 +28,6 @@ class View:
     outlooks: Sequence[Outlook]
     stress: Stress
     now: float
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """What may be promised to requests.
-
-    Args:
-        room: Bytes of KV pages.
-        final: Whether there will be no more: the model gives back nothing further.
-        refusal: Why no new request is taken at all; None while they are.
-    """
-
-    room: int
-    final: bool
-    refusal: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,25 +86,10 @@ class Law:
         return min(max(left / self.parameters.fall_limit, least), most)
 
     def admission(self, state: State, sample: Sample, now: float) -> Admission:
-        """What may be promised to requests until the next sample.
-
-        While the model can still give back, a promise keeps R_low free, and the model shrinks for what is wanted.
-        When it cannot, a promise may go down to R_crit.
-
-        Args:
-            state: After the decision on `sample`.
-        """
-        refusal = state.last_refusal if state.refusing else None
+        """What may be promised to requests until the next sample; `state` is the one after the decision on `sample`."""
         found = outlooks(state, replace(sample, kv_wanted=0), now, self.parameters, self.footprints)
-        if not found:
-            return Admission(UNLIMITED, final=False, refusal=refusal)
-        limit = self.worst(state)
-        pinned = self.pinned(state, now)
-        if pinned is not None:
-            limit = max(pinned, sample.target)
-        more = sample.moving or sample.target < limit or sample.reusable_bytes > 0
-        kept = [o.predicted - (o.reserves.low if more else o.reserves.critical) for o in found]
-        return Admission(max(0, int(min(kept))), final=not more, refusal=refusal)
+        worst, pinned = self.worst(state), self.pinned(state, now)
+        return admit(state, sample, found, limit=worst if pinned is None else max(pinned, sample.target))
 
     def _view(self, state: State, sample: Sample, now: float) -> View:
         found = outlooks(state, sample, now, self.parameters, self.footprints)
@@ -189,7 +156,7 @@ class Law:
         need = 0.0 if tightest is None else tightest.need
         if not sample.moving:
             need = max(need, self.parameters.critical_share * (self.footprints[0] - self.footprints[-1]))
-        if not short and self._felt_too_early(state, view):
+        if not short and self._too_soon(state.last_critical, view):
             need = 0.0
         if short and tightest is not None:
             why = _short_of(tightest, tightest.reserves.critical)
@@ -232,7 +199,7 @@ class Law:
         if state.phase == "blind" or (not short and view.stress.soft is None):
             return None
         state = replace(state, phase="shrink")
-        if self._felt_too_early(state, view):
+        if self._too_soon(state.last_shrink, view):
             return state, ()
         tightest = max(short, key=lambda o: o.need, default=None)
         need = 0.0 if tightest is None else tightest.need
@@ -248,9 +215,9 @@ class Law:
 
     # Parts of the rules ----------------------------------------------------------------------------------------
 
-    def _felt_too_early(self, state: State, view: View) -> bool:
+    def _too_soon(self, last: float | None, view: View) -> bool:
         """Whether the last release has had no time to be felt."""
-        return state.last_shrink is not None and view.now - state.last_shrink < self.parameters.remeasure_s
+        return last is not None and view.now - last < self.parameters.remeasure_s
 
     def _give_back(self, state: State, view: View, need: float, what: What, why: str) -> Answer:
         """Release `need` bytes: pages that no sequence has first, then the fewest steps of weights."""
@@ -335,6 +302,8 @@ class Law:
         else:
             state = replace(state, ordered_at=None)
         urgent = what == "critical"
+        if urgent:
+            state = replace(state, last_critical=now)
         state = self._tell(replace(state, urgent=urgent), view, what, why, position)
         return state, (Move(position, urgent),)
 

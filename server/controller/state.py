@@ -108,6 +108,7 @@ class State:
         last_seen: When a source last answered.
         good: Ticks in a row with an answer, counted up to what ends blindness.
         last_shrink: When a shrink was last ordered.
+        last_critical: When one was last ordered because memory was critical.
         last_grow: When growth was last ordered.
         grown_at: When an own growth was last under way.
         regrettable: Time of a growth that no shrink has followed yet.
@@ -145,6 +146,7 @@ class State:
     last_seen: float | None = None
     good: int = 0
     last_shrink: float | None = None
+    last_critical: float | None = None
     last_grow: float | None = None
     grown_at: float | None = None
     regrettable: float | None = None
