@@ -71,6 +71,8 @@ class Scale:
     """Of the conversation that goes on while memory gets short."""
     hold_seconds: float
     """For which another program keeps memory short."""
+    patience_seconds: float
+    """Of the law under pressure: its window and its first cool-down."""
     calibration_bytes: int
     """Size of the array that the read bandwidth is measured on; far beyond every cache."""
 
@@ -98,6 +100,7 @@ FULL: Final = Scale(
     reaction_runs=50,
     conversation_tokens=1000,
     hold_seconds=20.0,
+    patience_seconds=30.0,
     calibration_bytes=1 << 30,
 )
 
@@ -123,5 +126,6 @@ QUICK: Final = Scale(
     reaction_runs=5,
     conversation_tokens=256,
     hold_seconds=3.0,
+    patience_seconds=2.0,
     calibration_bytes=1 << 26,
 )

@@ -39,6 +39,22 @@ def given_back(looks: Sequence[Look], since: float, nbytes: float) -> float | No
     return next((look.time for look in looks if look.time > since and look.held[0] <= goal), None)
 
 
+def settled(series: Sequence[tuple[float, float]], goal: float) -> float | None:
+    """When a quantity had come down to `goal` for good; None if it ended above.
+
+    Args:
+        series: Times, ascending, and the quantity then.
+        goal: The most that it may be.
+    """
+    found: float | None = None
+    for time, value in series:
+        if value > goal:
+            found = None
+        elif found is None:
+            found = time
+    return found
+
+
 def longest_pause(looks: Sequence[Look]) -> float:
     """Seconds between two neighbouring looks at most: no time that is read off is more exact."""
     return max((after.time - before.time for before, after in pairwise(looks)), default=0.0)

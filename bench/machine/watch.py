@@ -4,7 +4,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -23,6 +23,7 @@ class ProcessMemory:
     """
 
     def __init__(self, pid: int) -> None:
+        self._file = -1
         self._file = os.open(f"/proc/{pid}/status", os.O_RDONLY)
 
     def read(self) -> tuple[int, int]:
@@ -33,26 +34,40 @@ class ProcessMemory:
             found = {}
         return 1024 * int(found.get(b"RssAnon", 0)), 1024 * int(found.get(b"RssFile", 0))
 
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
+    def __del__(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
 
 
-class Watch:
-    """Looks at the anonymous memory of some processes on a thread of its own while its context lasts.
+class Processes:
+    """The anonymous memory of some processes.
 
     Args:
         pids: Of the processes.
+    """
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._memories = [ProcessMemory(pid) for pid in pids]
+
+    def __call__(self) -> tuple[int, ...]:
+        """Bytes of each, in the order of `pids`."""
+        return tuple(memory.read()[0] for memory in self._memories)
+
+
+class Watch:
+    """Looks at memory on a thread of its own while its context lasts.
+
+    Args:
+        measure: Bytes to note at a look.
         per_second: Looks per second that it aims at.
     """
 
-    def __init__(self, pids: Sequence[int], per_second: float) -> None:
-        self._pids = pids
+    def __init__(self, measure: Callable[[], tuple[int, ...]], per_second: float) -> None:
+        self._measure = measure
         self._period = 1 / per_second
         self._enough = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch")
         self.looks: list[Look] = []
-        """Of all processes, in the order of `pids`."""
         self.seconds = 0.0
         """Processor time that looking has cost."""
 
@@ -67,11 +82,8 @@ class Watch:
         self._thread.join()
 
     def _run(self) -> None:
-        memories = [ProcessMemory(pid) for pid in self._pids]
         due = time.monotonic()
         while not self._enough.wait(max(0.0, due - time.monotonic())):
             due = max(due + self._period, time.monotonic())
-            self.looks.append(Look(time.monotonic(), tuple(memory.read()[0] for memory in memories)))
+            self.looks.append(Look(time.monotonic(), self._measure()))
         self.seconds = time.thread_time()
-        for memory in memories:
-            memory.close()

@@ -29,7 +29,7 @@ from bench.machine.decisions import Decision, decisions, first_shrink
 from bench.machine.helpers import Hog, RunningDaemon, running_daemon
 from bench.machine.series import crossing, given_back, longest_pause, rate_of_taking
 from bench.machine.small_machine import Machine, footprints, under_pressure
-from bench.machine.watch import Watch
+from bench.machine.watch import Processes, Watch
 from bench.row import Row
 from bench.server_process import Server, ServerError
 from bench.session import Session
@@ -108,7 +108,7 @@ class _Bench:
         """Bring the model to position 0, let streams run, and take memory until it has been given back."""
         self._rest()
         pids = (self._daemon.process.pid, self._hog.pid)
-        with Watch(pids, _PER_SECOND) as watch, self._client.running(STREAMS, self._answer) as streams:
+        with Watch(Processes(pids), _PER_SECOND) as watch, self._client.running(STREAMS, self._answer) as streams:
             for stream in streams:
                 stream.wait_for_pieces(4)
             calm = time.monotonic()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bench.machine.decisions import Decision, decisions, first_shrink
 from bench.machine.series import Look, available, crossing, given_back, longest_pause, rate_of_taking
 from bench.machine.small_machine import Machine
-from bench.machine.watch import ProcessMemory, Watch
+from bench.machine.watch import Processes, ProcessMemory, Watch
 
 MEMORY = 1000
 LOOKS = [
@@ -108,13 +108,11 @@ def test_a_machine_says_what_the_daemon_has_to_know() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="there is no /proc")
 def test_processes_are_looked_at_from_outside() -> None:
-    with Watch([os.getpid()], per_second=500) as watch:
+    with Watch(Processes([os.getpid()]), per_second=500) as watch:
         deadline = time.monotonic() + 30
         while len(watch.looks) < 5 and time.monotonic() < deadline:
             time.sleep(0.005)
-    memory = ProcessMemory(os.getpid())
-    anonymous, files = memory.read()
-    memory.close()
+    anonymous, files = ProcessMemory(os.getpid()).read()
     assert anonymous > 1 << 20
     assert files > 1 << 20
     assert len(watch.looks) >= 5
