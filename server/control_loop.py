@@ -73,6 +73,7 @@ class Controller:
         self._wall_clock = wall_clock
         self._gate = MemoryGate() if gate is None else gate
         self._private_bytes = private_bytes
+        self._private_failed = False
         self._law = Law(parameters, tuple(elastic.footprints))
         self._report = MemoryReport(parameters, self._law.footprints)
         self._lock = threading.RLock()  # guards what follows
@@ -274,8 +275,17 @@ class Controller:
             kv_promised=memory.kv_promised,
             kv_wanted=self._gate.wanted,
             reusable_bytes=memory.reusable,
-            private_bytes=self._private_bytes(),
+            private_bytes=self._private(),
         )
+
+    def _private(self) -> int | None:
+        try:
+            return self._private_bytes()
+        except OSError as error:  # releases are not checked then, and everything else goes on
+            if not self._private_failed:
+                logger.warning("the process's own memory cannot be read, so releases are not checked: %s", error)
+            self._private_failed = True
+            return None
 
     def _look(self) -> tuple[int, int, bool, ModelMemory]:
         elastic = self._elastic

@@ -1,7 +1,7 @@
 """The control law in closed loop with a simulated machine: invariants, whatever the other programs do.
 
 The reference for these is a list of ten. Two are elsewhere: that a shrink takes the fewest steps (test_law_rules.py)
-and that it allocates nothing (test_memory_given_back.py, which measures it).
+and that it allocates nothing (tests/engine/test_swap.py).
 """
 
 from collections.abc import Sequence
