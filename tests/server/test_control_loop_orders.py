@@ -57,6 +57,7 @@ def test_requests_are_promised_what_memory_has() -> None:
     assert rig.elastic.orders == []
     rig.tick()
     assert rig.elastic.orders != [], "the model makes room for the one who waits"
+    rig.tick()
     assert rig.gate.admit(60 * MIB)
 
 
