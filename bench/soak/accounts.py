@@ -9,6 +9,8 @@ from bench.machine.decisions import DOWN, Decision
 
 REGRET_S: Final = 60.0
 """A shrink so soon after a growth is one that the law regrets."""
+_WISHES: Final = ("pin", "worst_position")
+"""Moves that users have wished for."""
 _LEAST: Final = 1 << 20
 """Bytes: less than this between two looks is no release."""
 
@@ -97,8 +99,9 @@ def turns(decisions: Sequence[Decision]) -> Turns:
     reversals = regretted = 0
     last: Decision | None = None
     for decision in decisions:
-        if decision.what != "grow" and decision.what not in DOWN:
+        if decision.what in _WISHES:
             last = None
+        if decision.what != "grow" and decision.what not in DOWN:
             continue
         if last is not None and (last.what in DOWN) != (decision.what in DOWN):
             reversals += 1

@@ -7,6 +7,7 @@ import httpx
 
 from bench.figures import spread_positions
 from bench.many_clients.asks import CHAT, DOCUMENT, TEXT
+from bench.server_process import ServerError
 from bench.soak.log import MOST_DETAILS, Seen
 
 POSITIONS: Final = 5
@@ -62,6 +63,9 @@ class Pinned:
         except _RefusedError as error:
             self._seen.wishes[f"probe at a pinned position: {error}"] += 1
             return
+        except httpx.HTTPError as error:
+            self._seen.load.wrong(f"probe {probe} at position {position}: {error!r}")
+            return
         if before is None or before != await self._held(position) or usage["position_worst"] != position:
             self._seen.not_compared += 1
             return
@@ -91,5 +95,5 @@ class Pinned:
         return texts, positions
 
 
-class _RefusedError(Exception):
+class _RefusedError(ServerError):
     """503 before the request was admitted."""

@@ -77,7 +77,7 @@ def soak(plan: Plan) -> tuple[Seen, str]:
         daemon = stack.enter_context(running_daemon(folder, *flags, model=str(plan.ensemble)))
         try:
             asyncio.run(_Soak(plan, daemon, hogs, seen).run())
-        except (ServerError, httpx.HTTPError, LookupError, ValueError, OSError) as error:
+        except (ServerError, httpx.HTTPError, ExceptionGroup, LookupError, ValueError, RuntimeError, OSError) as error:
             seen.fault(f"the soak ended early: {error!r}")
         seen.drained = _drain(daemon)
         log = daemon.log()

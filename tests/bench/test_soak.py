@@ -115,6 +115,7 @@ def test_turns_are_counted_and_regretted_within_a_minute() -> None:
     found = decided((0, "shrink"), (1, "critical"), (40, "grow"), (42, "grow"), (90, "shrink"), (200, "grow"))
     assert turns(found) == Turns(reversals=3, regretted=1)
     assert turns(decided((0, "grow"), (61, "shrink"))) == Turns(reversals=1, regretted=0)
+    assert turns(decided((0, "grow"), (1, "caches"), (2, "shrink"))) == Turns(reversals=1, regretted=1)
 
 
 def test_what_users_wish_is_no_turn_of_the_law() -> None:
