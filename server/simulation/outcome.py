@@ -1,5 +1,6 @@
 """What a run comes down to: the figures that `flexquant simulate` prints."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,8 @@ from flexquant.server.simulation.plant import Tick
 from flexquant.server.simulation.score import late_seconds, regrets, reversals
 
 REGRET_S = 60.0
+TICK_S = 0.25
+"""The law itself looks every 0.1 to 1 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +22,8 @@ class Outcome:
         reversals: Changes of direction.
         bound: Most reversals that the law promises for so many seconds.
         regrets: Growths that a shrink followed within a minute.
-        late_ticks: Looks with less than the critical reserve while steps remained.
-        late_s: The same in seconds, without the time that releases took which had been ordered.
+        late_ticks: Ticks of 0.25 s with less than the critical reserve while steps remained to be ordered.
+        late_s: The same in seconds, without what had been ordered and was on its way.
         least_available: Of all looks.
         footprint_share: Mean place in the elastic range: 1 is the best position, 0 the smallest.
         phases: Seconds in each phase.
@@ -52,7 +55,7 @@ def outcome_of(ticks: Sequence[Tick], footprints: Sequence[int], critical: int) 
         critical: Reserve below which others are about to run out.
     """
     seconds = sum(tick.lasts for tick in ticks)
-    last, span = len(footprints) - 1, footprints[0] - footprints[-1]
+    span = footprints[0] - footprints[-1]
     above = sum(tick.lasts * (footprints[tick.position] - footprints[-1]) for tick in ticks)
     phases: dict[str, float] = {}
     for tick in ticks:
@@ -64,7 +67,7 @@ def outcome_of(ticks: Sequence[Tick], footprints: Sequence[int], critical: int) 
         reversals=reversals(listed),
         bound=5 + seconds / 600,
         regrets=regrets(listed, REGRET_S),
-        late_ticks=sum(tick.available < critical and tick.position < last for tick in ticks),
+        late_ticks=math.ceil(late_seconds(listed, footprints, critical, ordered=False) / TICK_S),
         late_s=late_seconds(listed, footprints, critical, ordered=True),
         least_available=min(tick.available for tick in ticks),
         footprint_share=above / (seconds * span) if seconds and span else 1.0,

@@ -30,7 +30,7 @@ def test_a_run_in_figures() -> None:
     assert outcome.bound == pytest.approx(5 + 10 / 600)
     assert outcome.kept
     assert outcome.regrets == 0
-    assert outcome.late_ticks == 1  # at the smallest position nothing is late
+    assert outcome.late_ticks == 4  # one look of a second; at the smallest position nothing is late
     assert outcome.least_available == 10
     assert outcome.footprint_share == pytest.approx(0.4)
     assert outcome.phases == {"hold": 3, "critical": 1, "cooldown": 2, "grow": 4}
