@@ -26,6 +26,17 @@ def crossing(looks: Sequence[Look], memory: int, reserve: int) -> float | None:
     return next((look.time for look in looks if available(look, memory) < reserve), None)
 
 
+def without_release(looks: Sequence[Look], since: float) -> list[Look]:
+    """The same looks, had the first process given nothing back after the last look before `since`."""
+    kept = max((look for look in looks if look.time <= since), key=lambda look: look.time, default=None)
+    if kept is None:
+        return list(looks)
+    return [
+        look if look.time <= since else Look(look.time, (max(look.held[0], kept.held[0]), *look.held[1:]))
+        for look in looks
+    ]
+
+
 def given_back(looks: Sequence[Look], since: float, nbytes: float) -> float | None:
     """When the first process held `nbytes` less than at the last look before `since`; None if that never was.
 

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.machine.decisions import Decision, decisions, first_shrink
-from bench.machine.series import Look, available, crossing, given_back, longest_pause, rate_of_taking
+from bench.machine.series import (
+    Look,
+    available,
+    crossing,
+    given_back,
+    longest_pause,
+    rate_of_taking,
+    settled,
+    without_release,
+)
 from bench.machine.small_machine import Machine
 from bench.machine.watch import Processes, ProcessMemory, Watch
 
@@ -35,6 +44,22 @@ def test_bytes_are_given_back_since_the_last_look_before_the_order() -> None:
     assert given_back(LOOKS, since=2.0, nbytes=111) == 4.0
     assert given_back(LOOKS, since=1.5, nbytes=190) == 4.0
     assert given_back(LOOKS, since=2.5, nbytes=201) is None
+
+
+def test_what_is_given_back_puts_the_crossing_off() -> None:
+    looks = [Look(0.0, (400, 300)), Look(1.0, (300, 400)), Look(2.0, (200, 500)), Look(3.0, (200, 800))]
+    assert crossing(looks, MEMORY, 250) == 3.0
+    assert crossing(without_release(looks, since=0.5), MEMORY, 250) == 1.0
+    assert without_release(looks, since=-1.0) == looks
+    assert without_release(looks, since=9.0) == looks
+
+
+def test_memory_has_settled_when_it_stays_down() -> None:
+    series = [(0.0, 9.0), (1.0, 3.0), (2.0, 6.0), (3.0, 4.0), (4.0, 2.0)]
+    assert settled(series, 5.0) == 3.0
+    assert settled(series, 9.0) == 0.0
+    assert settled(series, 1.0) is None
+    assert settled([], 1.0) is None
 
 
 def test_without_a_look_before_the_order_nothing_can_be_told() -> None:
