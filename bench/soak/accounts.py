@@ -87,7 +87,7 @@ class Turns:
 
     Args:
         reversals: From down to up or from up to down.
-        regretted: Down again within a minute of up. Every other way down had a minute of better answers before it.
+        regretted: Of these, down again within a minute of up.
     """
 
     reversals: int
@@ -111,7 +111,7 @@ def turns(decisions: Sequence[Decision]) -> Turns:
 
 
 def most_turns(seconds: float) -> float:
-    """The bound on turns that the law promises for so many seconds of its own."""
+    """The bound on turns that the law promises for so many seconds."""
     return 5 + seconds / 600
 
 

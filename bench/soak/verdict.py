@@ -91,11 +91,11 @@ def _leaks(seen: Seen) -> Check:
 
 
 def _turns(seen: Seen) -> Check:
-    seconds = auto_seconds(seen.looks)
     found = turns(seen.decisions)
+    most = most_turns(seen.seconds)
     return Check(
-        "regretted turns: down within a minute of up, by the law alone",
-        f"{found.regretted} ({found.reversals} turns of all kinds)",
-        f"5 + D/600 s = {most_turns(seconds):.1f}",
-        found.regretted <= most_turns(seconds),
+        "changes of direction by the law alone, in D seconds",
+        f"{found.reversals} ({found.regretted} of them down within a minute of up)",
+        f"5 + D/600 s = {most:.1f}",
+        found.reversals <= most,
     )

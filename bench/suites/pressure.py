@@ -20,7 +20,7 @@ from typing import Final
 from bench.figures import Figure
 from bench.machine.conversation import ANSWER, Conversation, computed_again
 from bench.machine.helpers import Hog, running_daemon
-from bench.machine.series import Look, settled
+from bench.machine.series import Look, crossing, settled, without_release
 from bench.machine.sides import BEST, SMALL, Daemon, Side, WholeSwap, ramp
 from bench.machine.small_machine import Machine, footprints, under_pressure
 from bench.machine.watch import ProcessMemory, Watch
@@ -54,7 +54,7 @@ class _Seen:
     resident: int
     """What was given back while the hog stayed: of anonymous memory, and of all that was resident."""
     until_given: float | None
-    """From the first look at which the machine was short until it was given back for good."""
+    """From where memory would have been short without it, until it was given back for good; None without an effect."""
     lost: int
     again: int | None
     back: float | None
@@ -113,13 +113,11 @@ def _press(session: Session, machine: Machine, hog: Hog, side: Side, short: int,
         back = _wait(side.best, None)
         time.sleep(_AFTERWARDS_SECONDS)
         ended = time.monotonic()
-    crossed = next(
-        (look.time for look in watch.looks if look.time >= began and _free(look, machine) < machine.low), None
-    )
+    looks = [Look(look.time, (sum(look.held[:2]), look.held[2])) for look in watch.looks if look.time <= held.time]
+    needed = crossing(without_release(looks, began), machine.memory, machine.low)
     resident = sum(before.held[:2]) - sum(held.held[:2])
     given = settled(
-        [(look.time, sum(look.held[:2])) for look in watch.looks if began <= look.time <= held.time],
-        sum(before.held[:2]) - _SHARE * resident,
+        [(look.time, look.held[0]) for look in looks if look.time >= began], sum(before.held[:2]) - _SHARE * resident
     )
     return _Seen(
         name=side.name,
@@ -128,7 +126,7 @@ def _press(session: Session, machine: Machine, hog: Hog, side: Side, short: int,
         gap=_longest(conversation.pieces, began, ended),
         anonymous=before.held[0] - held.held[0],
         resident=resident,
-        until_given=None if crossed is None or given is None or resident <= 0 else given - crossed,
+        until_given=None if needed is None or given is None or resident <= 0 else given - needed,
         lost=conversation.lost,
         again=computed_again(conversation.turns, began),
         back=None if back is None else back - left,
@@ -273,7 +271,12 @@ def _rows(ours: _Seen, other: _Seen | None, why: str) -> list[Row]:
         row("longest time without a token before it, turns of the conversation included", "s", _calm, less=True),
         row("given back while the hog stays: resident memory of all kinds", "MB", lambda seen: seen.resident / 1e6),
         row("given back while the hog stays: anonymous memory", "MB", lambda seen: seen.anonymous / 1e6),
-        row("from short memory to given back for good", "s", lambda seen: seen.until_given, less=True),
+        row(
+            "from where memory would have been short to given back for good",
+            "s",
+            lambda seen: seen.until_given,
+            less=True,
+        ),
         row("tokens of answers that were cut off", "tokens", lambda seen: seen.lost, less=True),
         row("prompt tokens computed again", "tokens", lambda seen: seen.again, less=True),
         row("from the hog's end to the best model again", "s", lambda seen: seen.back, less=True),

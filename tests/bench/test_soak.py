@@ -123,7 +123,7 @@ def test_what_users_wish_is_no_turn_of_the_law() -> None:
     assert turns(decided((0, "shrink"), (5, "worst_position"), (10, "grow"))) == Turns(0, 0)
 
 
-def test_the_bound_counts_the_laws_own_time() -> None:
+def test_the_time_in_auto_mode_and_the_bound() -> None:
     looks = [look(0, 1, 1), look(10, 1, 1), look(20, 1, 1, auto=False), look(30, 1, 1), look(45, 1, 1)]
     assert auto_seconds(looks) == 25
     assert most_turns(3600) == 11
@@ -187,7 +187,7 @@ def test_each_check_fails_alone() -> None:
         (leaked, "threads"),
         (drained, "SIGTERM"),
         (faulty, "errors"),
-        (turned, "turns"),
+        (turned, "direction"),
     ):
         (name,) = failing(seen)
         assert part in name
