@@ -18,7 +18,7 @@ INSTALLED := $(VENV)/.installed-$(FILE_LIST)
 DEVELOPMENT := $(VENV)/.development-$(FILE_LIST)
 BENCHMARK := $(VENV)/.benchmark-$(FILE_LIST)
 
-.PHONY: help serve test test-slow check format native-test native-sanitize native-arm bench demo clean
+.PHONY: help serve test test-slow check format native-test native-sanitize native-arm soak bench demo clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 17
@@ -51,6 +51,9 @@ native-sanitize:  ## the same with the address and undefined behaviour sanitizer
 
 native-arm:  ## the same cross-compiled for 64-bit ARM, under an emulator
 	$(PYTHON) native_build.py --arm
+
+soak: $(INSTALLED)  ## an hour of clients, memory pressure and wishes for one daemon (ARGS="--minutes 10 --seed 7")
+	$(VENV)/bin/python -m bench.soak $(ARGS)
 
 bench: $(BENCHMARK)  ## measure us beside the peers (ARGS="..."); the first time builds llama.cpp from source
 	$(VENV)/bin/python -m bench $(ARGS)

@@ -28,8 +28,8 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """`ours` over `peer`; None without a peer."""
-        return None if self.peer is None else self.ours.median / self.peer.median
+        """`ours` over `peer`; None without a peer, and where it has nothing."""
+        return None if self.peer is None or self.peer.median == 0 else self.ours.median / self.peer.median
 
     def to_json(self) -> dict[str, Any]:
         """`ours` and `peer` are medians; the ranges are [least, most] of the rounds."""

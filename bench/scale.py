@@ -66,6 +66,13 @@ class Scale:
     long_tokens: int
     """Of the prompt that goes in while others decode."""
     long_rounds: int
+    reaction_runs: int
+    conversation_tokens: int
+    """Of the conversation that goes on while memory gets short."""
+    hold_seconds: float
+    """For which another program keeps memory short."""
+    patience_seconds: float
+    """Of the law under pressure: its window and its first cool-down."""
     calibration_bytes: int
     """Size of the array that the read bandwidth is measured on; far beyond every cache."""
 
@@ -90,6 +97,10 @@ FULL: Final = Scale(
     shared_tokens=512,
     long_tokens=2000,
     long_rounds=2,
+    reaction_runs=50,
+    conversation_tokens=1000,
+    hold_seconds=20.0,
+    patience_seconds=30.0,
     calibration_bytes=1 << 30,
 )
 
@@ -112,5 +123,9 @@ QUICK: Final = Scale(
     shared_tokens=512,
     long_tokens=768,
     long_rounds=1,
+    reaction_runs=5,
+    conversation_tokens=256,
+    hold_seconds=3.0,
+    patience_seconds=2.0,
     calibration_bytes=1 << 26,
 )

@@ -31,6 +31,8 @@ class Stream:
         """When each part with text arrived."""
         self.tokens: int | None = None
         """Of the answer, as the server counts them; None before the end."""
+        self.cached_tokens: int | None = None
+        """Of the prompt, that the server had computed before; None before the end, and if it does not tell."""
         self._answering = False
         self._ended = False
         self._failure: str | None = None
@@ -125,4 +127,7 @@ class Stream:
                 self.pieces.append(now)
             if event.get("usage"):
                 self.tokens = event["usage"]["completion_tokens"]
+                details = event["usage"].get("prompt_tokens_details") or {}
+                # llama.cpp's server tells it beside the usage.
+                self.cached_tokens = details.get("cached_tokens", event.get("timings", {}).get("cache_n"))
             self._changed.notify_all()

@@ -11,7 +11,8 @@ def plain(rows: Sequence[Row]) -> str:
     """One line per row."""
     return "".join(
         f"{row.name}: {_figure(row.ours)} {row.unit}"
-        + ("" if row.peer is None else f" | {_figure(row.peer)} {row.unit}, {_ratio(row)}")
+        + ("" if row.peer is None else f" | {_figure(row.peer)} {row.unit}")
+        + ("" if row.ratio is None else f", {row.ratio:.2f}")
         + f" | {row.against}\n"
         for row in rows
     )
@@ -22,7 +23,7 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = ["| what | ours | compared with | theirs | ours / theirs |", "| --- | --- | --- | --- | --- |"]
     for row in rows:
         peer = "" if row.peer is None else f"{_figure(row.peer)} {row.unit}"
-        ratio = "" if row.ratio is None else _ratio(row)
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
         lines.append(f"| {row.name} | {_figure(row.ours)} {row.unit} | {row.against} | {peer} | {ratio} |")
     return "\n".join(lines) + "\n"
 
@@ -63,10 +64,6 @@ def _figure(figure: Figure) -> str:
     if figure.rounds == 1:
         return _number(figure.median)
     return f"{_number(figure.median)} ({_number(figure.least)} to {_number(figure.most)})"
-
-
-def _ratio(row: Row) -> str:
-    return f"{row.ratio:.2f}"
 
 
 def _number(value: float) -> str:

@@ -155,6 +155,17 @@ class Client:
         body = {name: value for name, value in wish.items() if value is not None}
         return self._post("/v1/elastic/target", body, Elastic.from_json)
 
+    def trace(self) -> Iterator[str]:
+        """What the daemon's controller saw and did in the last minutes: lines for `flexquant simulate`.
+
+        The request is sent when the iteration begins.
+        """
+        with speaking(self.url), self._http.stream("GET", "/v1/elastic/trace") as response:
+            if response.is_error:
+                response.read()
+                raise refusal(response)
+            yield from response.iter_lines()
+
     # Exchanges -------------------------------------------------------------------------------------------------
 
     def _generate(self, path: str, body: Mapping[str, Any], stream: bool) -> Answer | Iterator[Piece]:

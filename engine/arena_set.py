@@ -84,9 +84,11 @@ class ArenaSet:
                     self._read(change.new, self._spare.memory()[change.spare_offset :][: change.new.length])
             else:
                 for change in step.changes:
-                    prepared.arenas.append(_faulted_in(change.new.length))
-                    self._registry.add_loading(change.new.mapped)
-                    self._read(change.new, prepared.arenas[-1].memory()[: change.new.length])
+                    arena = Arena(change.new.length)
+                    prepared.arenas.append(arena)
+                    self._registry.add_loading(arena.mapped_bytes)  # before the memory is there: it takes its time
+                    arena.prefault()
+                    self._read(change.new, arena.memory()[: change.new.length])
         except BaseException as error:
             _forget_locals(error)
             self.discard(prepared)
@@ -115,16 +117,16 @@ class ArenaSet:
             for change, arena in zip(step.changes, prepared.arenas, strict=True):
                 self._arenas[change.bundle].release()
                 self._arenas[change.bundle] = arena
-                self._registry.add_loading(-arena.mapped_bytes)
+                self._blocks[change.bundle] = change.new
+                self._registry.publish(module_bytes(change.new), loaded=arena.mapped_bytes)
         else:
             (spare,) = prepared.arenas
             for change in step.changes:
                 arena = self._arenas[change.bundle]
                 arena.take(spare, change.spare_offset, change.new.length)
                 arena.trim(change.new.mapped)
-        for change in step.changes:
-            self._blocks[change.bundle] = change.new
-            self._registry.publish(module_bytes(change.new))
+                self._blocks[change.bundle] = change.new
+                self._registry.publish(module_bytes(change.new))
 
     def release(self) -> None:
         """Unmap everything; the set cannot be used again. Releasing twice is allowed."""

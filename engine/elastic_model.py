@@ -11,7 +11,7 @@ import numpy.typing as npt
 from flexquant.engine.compute import Compute, ElasticDecoder, choose_compute
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import ContextLengthError, MemoryShortError
-from flexquant.engine.kv_cache import KVCache, KVSequence, KVType
+from flexquant.engine.kv_cache import KVCache, KVPage, KVSequence, KVType
 from flexquant.engine.memory.registry import MemoryRegistry, MemorySnapshot
 from flexquant.engine.memory_needs import MemoryNeeds, plan_residency
 from flexquant.engine.model_config import ModelConfig
@@ -168,8 +168,13 @@ class ElasticModel:
         return sum(self._registry.snapshot().scratch.values())
 
     @property
+    def promised_bytes(self) -> int:
+        """KV pages that sequences have reserved and may still map, in bytes."""
+        return self._cache.promised_bytes
+
+    @property
     def reusable_bytes(self) -> int:
-        """KV pages that no sequence has, in bytes: what `drop_reusable` gives back. Engine thread only."""
+        """KV pages that no sequence has, in bytes: what `drop_reusable` gives back."""
         return self._cache.reusable_bytes
 
     def resident_bytes(self) -> MemorySnapshot:
@@ -186,6 +191,7 @@ class ElasticModel:
     def drop_reusable(self) -> None:
         """Order that KV pages which no sequence has go at the next safe point. Any thread."""
         self._drop_reusable.set()
+        self._swapper.on_ready()  # an idle engine thread comes to a safe point
 
     def safe_point(self) -> None:
         """Publish steps that are ready; see `Swapper.safe_point`. Engine thread only."""
@@ -221,6 +227,10 @@ class ElasticModel:
     def drop_page_cache(self, drop: bool) -> None:
         self._reader.drop_page_cache = drop
 
+    def drop_file_cache(self) -> None:
+        """Drop the ensemble's weights from the system's page cache; see `StoreReader.drop_files`. Any thread."""
+        self._reader.drop_files()
+
     # --- computing, engine thread only
 
     def new_sequence(self, tokens: int, prompt: Tokens | None = None, *, exact: bool = False) -> KVSequence:
@@ -237,10 +247,11 @@ class ElasticModel:
             raise ContextLengthError(
                 f"{tokens} tokens exceed the context of {self.context}", tokens=tokens, limit=self.context
             )
-        grid = PAGE_TOKENS if self._independent_rows else CHUNK_TOKENS
-        begin = () if prompt is None else prompt[: (len(prompt) - 1) // grid * grid]
-        here = (self.position, self.position)
-        return self._cache.sequence(tokens, begin, usable=lambda page: not exact or page.positions == here)
+        return self._cache.sequence(tokens, self._beginning(prompt), usable=self._usable(exact=exact))
+
+    def bytes_to_map(self, tokens: int, prompt: Tokens | None = None, *, exact: bool = False) -> int:
+        """KV bytes that `new_sequence` with the same arguments would promise; nothing changes."""
+        return self._cache.bytes_to_map(tokens, self._beginning(prompt), usable=self._usable(exact=exact))
 
     def keep(self, sequence: KVSequence, tokens: Tokens, prompt_tokens: int) -> None:
         """See `Backend`. Where rows depend on each other, what was computed token by token is not kept."""
@@ -277,6 +288,15 @@ class ElasticModel:
         A copy, for verification.
         """
         return self._decoder.reconstruct(module)
+
+    def _beginning(self, prompt: Tokens | None) -> npt.ArrayLike:
+        """What of a prompt may be there already: never the last token, which gives the first logits."""
+        grid = PAGE_TOKENS if self._independent_rows else CHUNK_TOKENS
+        return () if prompt is None else prompt[: (len(prompt) - 1) // grid * grid]
+
+    def _usable(self, *, exact: bool) -> Callable[[KVPage], bool]:
+        here = (self.position, self.position)
+        return lambda page: not exact or page.positions == here
 
     def close(self) -> None:
         """Stop the loader and give the weights back. Sequences that are alive keep their pages until released."""

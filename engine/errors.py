@@ -9,6 +9,7 @@ FlexQuantError                  exit code 1
 ├── MemoryShortError            4   does not fit, even at the smallest position
 ├── PortInUseError              5   another program listens there
 ├── SwapError                   1   a module could not be loaded; the position stays where it was
+│   └── ClosedError                 the model was closed before it got there (HTTP 503)
 ├── ContextLengthError          1   more tokens than the context holds (HTTP 400)
 └── KVExhaustedError            1   no free KV pages (HTTP 503)
 
@@ -84,6 +85,10 @@ class PortInUseError(FlexQuantError):
 
 class SwapError(FlexQuantError):
     """A module variant could not be loaded; the model stays at its position."""
+
+
+class ClosedError(SwapError):
+    """The model was closed before it got to the position."""
 
 
 class ContextLengthError(FlexQuantError):

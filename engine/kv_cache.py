@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flexquant.engine.errors import KVExhaustedError
-from flexquant.engine.memory.arena import Arena
+from flexquant.engine.memory.arena import Arena, page_rounded
 from flexquant.engine.model_config import ModelConfig
 from flexquant.engine.prefix_cache import PAGE_TOKENS, PrefixCache
 
@@ -44,8 +44,15 @@ class KVPage:
     memory: PageMemory
     users: int = 1
     """Sequences that have it in their block table, and the prefix cache. A page with several is full and final."""
+    kept: bool = False
+    """Whether the prefix cache is one of the users."""
     positions: tuple[int, int] | None = None
     """Best and worst position of the model at which its tokens were computed; None before the first."""
+
+    @property
+    def reusable(self) -> bool:
+        """Whether it is only kept for later sequences."""
+        return self.kept and self.users == 1
 
     def note(self, best: int, worst: int) -> None:
         """Tokens were computed between these positions."""
@@ -72,6 +79,11 @@ class KVSequence:
         """Tokens that the reservation holds."""
         return self.reserved_pages * PAGE_TOKENS
 
+    @property
+    def promised_pages(self) -> int:
+        """Pages that the reservation still allows to be mapped."""
+        return max(self.reserved_pages - len(self.pages), 0)
+
 
 class KVCache:
     """Pages of `PAGE_TOKENS` tokens, each with the keys and values of all layers.
@@ -79,7 +91,7 @@ class KVCache:
     A reservation is a promise and takes no memory: pages are mapped when the sequence grows into them. Pages of a
     released sequence are given back at once, except for those that `keep` put into the prefix cache; these go when
     a reservation needs their place, the one that was not used for longest first. One thread uses the cache; it has no
-    lock.
+    lock. The counters alone may be read from any thread: they are whole numbers that are right after every call.
 
     Args:
         config: The model's.
@@ -102,7 +114,10 @@ class KVCache:
         self.pages = pages
         self.page_bytes = page_bytes(config, dtype)
         self._allocate = allocate
+        self._mapped_page_bytes = page_rounded(self.page_bytes)
         self._reserved = 0
+        self._promised = 0
+        self._reusable = 0
         self._mapped = 0
         self._prefixes: PrefixCache[KVPage] = PrefixCache()
 
@@ -117,9 +132,21 @@ class KVCache:
         return self._mapped
 
     @property
+    def promised_bytes(self) -> int:
+        """Bytes that sequences have reserved and may still map."""
+        return self._promised * self._mapped_page_bytes
+
+    @property
     def reusable_bytes(self) -> int:
         """Bytes of pages that no sequence has: what `drop_reusable` gives back."""
-        return sum(page.memory.mapped_bytes for page in self._prefixes.pages() if page.users == 1)
+        return self._reusable * self._mapped_page_bytes
+
+    def bytes_to_map(
+        self, tokens: int, prompt: npt.ArrayLike = (), *, usable: Callable[[KVPage], bool] = lambda _page: True
+    ) -> int:
+        """Bytes that a sequence, made by `sequence` with the same arguments, could map; nothing changes."""
+        pages = pages_for(tokens) - len(self._prefixes.find(prompt, usable))
+        return max(pages, 0) * self._mapped_page_bytes
 
     def sequence(
         self, tokens: int = 0, prompt: npt.ArrayLike = (), *, usable: Callable[[KVPage], bool] = lambda _page: True
@@ -137,7 +164,7 @@ class KVCache:
         """
         sequence = KVSequence()
         for page in self._prefixes.match(prompt, usable):
-            page.users += 1
+            self._change(page, users=1)
             sequence.pages.append(page)
         sequence.length = sequence.cached_tokens = len(sequence.pages) * PAGE_TOKENS
         try:
@@ -162,8 +189,10 @@ class KVCache:
                 f"{self.free_pages} of {self.pages} are free",
                 hint="Try again when other requests have ended, or ask for fewer tokens.",
             )
+        promised = sequence.promised_pages
         sequence.reserved_pages += more
         self._reserved += more
+        self._promised += sequence.promised_pages - promised
         self._make_room()
 
     def grow(self, sequence: KVSequence, tokens: int) -> None:
@@ -177,6 +206,7 @@ class KVCache:
             raise ValueError(f"{tokens} tokens exceed the sequence's reservation of {sequence.reserved_tokens}")
         while len(sequence.pages) < pages_for(tokens):
             sequence.pages.append(KVPage(self._new_memory()))
+            self._promised -= 1
 
     def keep(self, sequence: KVSequence, tokens: npt.ArrayLike) -> None:
         """Keep the sequence's full pages for later sequences that begin with the same tokens.
@@ -187,9 +217,9 @@ class KVCache:
         """
         ids = np.asarray(tokens)[: sequence.length]
         for page, replaced in self._prefixes.insert(ids, sequence.pages, _replaces):
-            page.users += 1
+            self._change(page, users=1, kept=True)
             if replaced is not None:
-                self._let_go(replaced)
+                self._let_go(replaced, kept=False)
 
     def drop_reusable(self) -> None:
         """Give back every page that no sequence has."""
@@ -198,6 +228,7 @@ class KVCache:
     def release(self, sequence: KVSequence) -> None:
         """Give back the sequence's pages and its reservation; the sequence is empty afterwards."""
         self._reserved -= sequence.reserved_pages
+        self._promised -= sequence.promised_pages
         sequence.reserved_pages = sequence.length = 0
         while sequence.pages:
             self._let_go(sequence.pages.pop())
@@ -225,22 +256,29 @@ class KVCache:
         self._mapped += memory.mapped_bytes
         return memory
 
-    def _let_go(self, page: KVPage) -> None:
-        page.users -= 1
+    def _change(self, page: KVPage, *, users: int, kept: bool | None = None) -> None:
+        """Add `users` to a page's, and count it where it belongs."""
+        before = page.reusable
+        page.users += users
+        if kept is not None:
+            page.kept = kept
+        self._reusable += page.reusable - before
+
+    def _let_go(self, page: KVPage, *, kept: bool | None = None) -> None:
+        self._change(page, users=-1, kept=kept)
         if page.users == 0:
             self._mapped -= page.memory.mapped_bytes
             page.memory.release()
 
     def _make_room(self) -> None:
         """Hold what is reserved and what is kept for later within the limit. A shared page counts once per sequence."""
-        only_kept = sum(page.users == 1 for page in self._prefixes.pages())
-        self._drop(self._reserved + only_kept - self.pages)
+        self._drop(self._reserved + self._reusable - self.pages)
 
     def _drop(self, count: int) -> None:
         """Give back up to `count` pages that no sequence has, the least recently used first."""
         if count > 0:
-            for page in self._prefixes.evict(count, lambda page: page.users == 1):
-                self._let_go(page)
+            for page in self._prefixes.evict(count, lambda page: page.reusable):
+                self._let_go(page, kept=False)
 
 
 def _replaces(new: KVPage, kept: KVPage) -> bool:

@@ -47,16 +47,13 @@ class PrefixCache(Generic[Page]):
 
     def match(self, tokens: npt.ArrayLike, usable: Callable[[Page], bool]) -> list[Page]:
         """The pages that hold the beginning of `tokens`, up to the first that is not there or not usable."""
-        path: list[_Node[Page]] = []
-        number = _ROOT
-        for part in _full_pages(tokens):
-            node = self._nodes.get((number, part))
-            if node is None or not usable(node.page):
-                break
-            path.append(node)
-            number = node.number
+        path = self._path(tokens, usable)
         self._touch(path)
         return [node.page for node in path]
+
+    def find(self, tokens: npt.ArrayLike, usable: Callable[[Page], bool]) -> list[Page]:
+        """What `match` would return, without counting as a use."""
+        return [node.page for node in self._path(tokens, usable)]
 
     def insert(
         self, tokens: npt.ArrayLike, pages: Sequence[Page], replaces: Callable[[Page, Page], bool]
@@ -109,6 +106,17 @@ class PrefixCache(Generic[Page]):
                 evicted.append(node.page)
                 count -= removable(node.page)
         return evicted
+
+    def _path(self, tokens: npt.ArrayLike, usable: Callable[[Page], bool]) -> list[_Node[Page]]:
+        path: list[_Node[Page]] = []
+        number = _ROOT
+        for part in _full_pages(tokens):
+            node = self._nodes.get((number, part))
+            if node is None or not usable(node.page):
+                break
+            path.append(node)
+            number = node.number
+        return path
 
     def _touch(self, path: Sequence[_Node[Page]]) -> None:
         for node in reversed(path):

@@ -1,8 +1,9 @@
 """Reads blocks of weights from an ensemble's stores into memory that the caller owns."""
 
+import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from flexquant.engine.ensemble import Ensemble, file_sha256
@@ -11,6 +12,8 @@ from flexquant.engine.exl2.spec import Exl2Spec
 from flexquant.engine.memory.arena import page_rounded
 from flexquant.engine.residency import Block
 from flexquant.engine.tensor_index import TensorEntry
+
+log = logging.getLogger(__name__)
 
 
 class StoreReader:
@@ -33,8 +36,9 @@ class StoreReader:
         """Whether to drop what was read from the page cache: for times when memory is short. Linux only."""
         self._specs = ensemble.specs
         self._hashes = {ensemble.folder / name: record.sha256 for name, record in ensemble.manifest.files.items()}
-        files = {entry.file for specs in ensemble.specs.values() for spec in specs for entry in spec.entries.values()}
-        self._known = {file: _signature(file) for file in files}
+        entries = [entry for specs in ensemble.specs.values() for spec in specs for entry in spec.entries.values()]
+        self._spans = _spans(entries)
+        self._known = {file: _signature(file) for file in self._spans}
 
     def read(self, block: Block, buffer: memoryview) -> None:
         """Fill the first `block.length` bytes of `buffer` with the block's tensors.
@@ -49,7 +53,19 @@ class StoreReader:
             self._fill(spec, buffer[place.offset : place.offset + place.size.span])
             if self.drop_page_cache:
                 for entry in spec.entries.values():
-                    _drop_page_cache(entry)
+                    _drop_page_cache(entry.file, entry.offset, entry.offset + entry.nbytes)
+
+    def drop_files(self) -> None:
+        """Drop all weights that lie in arenas from the page cache; any thread. Linux only.
+
+        The embedding table stays: it is read from its file while a token waits for it.
+        """
+        for file, spans in self._spans.items():
+            try:
+                for start, end in spans:
+                    _drop_page_cache(file, start, end)
+            except OSError as error:
+                log.warning("%s stays in the page cache: %s", file, error.strerror)
 
     def _check_unchanged(self, file: Path) -> None:
         signature = _signature(file)
@@ -72,12 +88,24 @@ def _signature(file: Path) -> tuple[int, int, int]:
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
-def _drop_page_cache(entry: TensorEntry) -> None:
+def _spans(entries: Iterable[TensorEntry]) -> dict[Path, list[tuple[int, int]]]:
+    """Where the tensors lie in their files; what touches becomes one span."""
+    found: dict[Path, list[tuple[int, int]]] = {}
+    for entry in sorted(entries, key=lambda entry: (entry.file, entry.offset)):
+        spans, end = found.setdefault(entry.file, []), entry.offset + entry.nbytes
+        if spans and entry.offset - spans[-1][1] < page_rounded(1):
+            spans[-1] = spans[-1][0], max(end, spans[-1][1])
+        else:
+            spans.append((entry.offset, end))
+    return found
+
+
+def _drop_page_cache(file: Path, start: int, end: int) -> None:
     if sys.platform != "linux":
         return
-    start = entry.offset // page_rounded(1) * page_rounded(1)
-    descriptor = os.open(entry.file, os.O_RDONLY | os.O_CLOEXEC)
+    start = start // page_rounded(1) * page_rounded(1)
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.posix_fadvise(descriptor, start, page_rounded(entry.offset + entry.nbytes) - start, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(descriptor, start, page_rounded(end) - start, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from flexquant.engine.arena_set import ArenaSet, Read
-from flexquant.engine.errors import FlexQuantError, SwapError
+from flexquant.engine.errors import ClosedError, FlexQuantError, SwapError
 from flexquant.engine.memory.arena import Arena
 from flexquant.engine.memory.registry import MemoryRegistry
 from flexquant.engine.residency import Block, Residency, Step
@@ -140,11 +140,11 @@ class Swapper:
 
         Returns:
             A future with the position that was reached: `position`, or, when superseded, the position at that moment.
-            It fails with SwapError if a step could not be loaded.
+            It fails with SwapError if a step could not be loaded, ClosedError if the model is closed meanwhile.
 
         Raises:
             ValueError: `position` is outside 0..N.
-            SwapError: The model is closed.
+            ClosedError: The model is closed.
         """
         if not 0 <= position <= self._residency.max_position:
             raise ValueError(f"position {position} is outside 0..{self._residency.max_position}")
@@ -153,7 +153,7 @@ class Swapper:
         superseded: list[Future[int]] = []
         with self._changed:
             if self._closed:
-                raise SwapError("the model is closed")
+                raise ClosedError("the model is closed")
             if position != self._target:
                 superseded, self._waiting = self._waiting, []
             self._target = position
@@ -205,7 +205,7 @@ class Swapper:
         if self._prepared is not None:
             self._arenas.discard(self._prepared)
             self._prepared = None
-        _fail(waiting, SwapError("the model was closed during the move"))
+        _fail(waiting, ClosedError("the model was closed during the move"))
         self._arenas.release()
 
     def _await_prepared(self, started: float) -> PreparedStep | None:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flexquant.engine.errors import ContextLengthError, FlexQuantError, KVExhaustedError
+from flexquant.engine.errors import ClosedError, ContextLengthError, FlexQuantError, KVExhaustedError
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +51,9 @@ def _type(status: int) -> str:
     return known.get(status, "invalid_request_error" if status < 500 else "server_error")
 
 
-def unavailable(message: str, *, code: str) -> ApiError:
+def unavailable(message: str, *, code: str, retry_after_s: int = RETRY_AFTER_SECONDS) -> ApiError:
     """503 with Retry-After."""
-    return ApiError(503, message, code=code, headers={"retry-after": str(RETRY_AFTER_SECONDS)})
+    return ApiError(503, message, code=code, headers={"retry-after": str(retry_after_s)})
 
 
 def timed_out(limit_s: float) -> ApiError:
@@ -75,6 +75,8 @@ def as_api_error(error: BaseException) -> ApiError:
             return ApiError(400, error.message, code="context_length_exceeded")
         case KVExhaustedError():
             return unavailable(error.message, code="kv_cache_exhausted")
+        case ClosedError():
+            return unavailable("The daemon is stopping.", code="stopping")
         case FlexQuantError():
             log.error("%s", error.message)
             return ApiError(500, " ".join(filter(None, [error.message, error.hint])), code="engine_error")

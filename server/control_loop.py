@@ -1,26 +1,34 @@
-"""Runs the control law: every tick sample, decide, order; takes the user's wishes; shows the state."""
+"""Runs the control law: at every tick sample, decide, order; takes the user's wishes; shows the state."""
 
 import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from dataclasses import replace
-from typing import Final, Literal
+from importlib.metadata import version
+from typing import Final
 
-from flexquant.engine.errors import UsageError
+from flexquant.engine.memory.process import anonymous_bytes
+from flexquant.server.controller import wishes
 from flexquant.server.controller.law import Law
-from flexquant.server.controller.outlook import largest_step
-from flexquant.server.controller.parameters import Parameters, Reserves
-from flexquant.server.controller.sample import MemoryReading, Sample
-from flexquant.server.controller.state import Decision, Pin, State, WorstPosition
-from flexquant.server.elastic_state import DecisionState, Elastic, ElasticState, SourceState
+from flexquant.server.controller.parameters import Parameters
+from flexquant.server.controller.ring import Ring
+from flexquant.server.controller.sample import DropReusable, Move, Order, Sample
+from flexquant.server.controller.state import Decision, State
+from flexquant.server.controller.trace import DumpHeader
+from flexquant.server.elastic_events import ElasticEvents
+from flexquant.server.elastic_state import DecisionState, Elastic, ElasticState, ModelMemory
+from flexquant.server.event_stream import EventStream
+from flexquant.server.memory_gate import MemoryGate
+from flexquant.server.memory_report import MemoryReport
 from flexquant.server.monitor import Monitor, Readings
 
 logger: Final = logging.getLogger(__name__)
 
 READ_ATTEMPTS: Final = 3
+LOUD: Final = ("critical", "floor", "retained", "blind")
+"""Decisions that are warnings."""
 
 
 class Controller:
@@ -34,6 +42,8 @@ class Controller:
         parameters: Numbers of the law.
         clock: Steady seconds for the law.
         wall_clock: Seconds since 1970, for what people read.
+        gate: Told what may be promised to requests.
+        private_bytes: Gives the process's own memory in bytes.
         pin: Position to hold from the start.
         worst_position: Limit from the start.
 
@@ -49,27 +59,37 @@ class Controller:
         clock: Callable[[], float] = time.monotonic,
         *,
         wall_clock: Callable[[], float] = time.time,
+        gate: MemoryGate | None = None,
+        private_bytes: Callable[[], int] = anonymous_bytes,
         pin: int | None = None,
         worst_position: int | None = None,
     ) -> None:
+        self.events = EventStream()
+        """Decisions and moves as they happen."""
         self._elastic = elastic
         self._monitor = monitor
         self._parameters = parameters
         self._clock = clock
         self._wall_clock = wall_clock
+        self._gate = MemoryGate() if gate is None else gate
+        self._private_bytes = private_bytes
+        self._private_failed = False
         self._law = Law(parameters, tuple(elastic.footprints))
-        self._lock = threading.RLock()
+        self._report = MemoryReport(parameters, self._law.footprints)
+        self._lock = threading.RLock()  # guards what follows
         self._memory_state = State()
         self._readings = Readings((), {})
         self._last_decision: DecisionState | None = None
         self._move: Future[int] | None = None
+        self._ring = Ring()
+        self._told = ElasticEvents(self.events)
         self._move_failed = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         if worst_position is not None:
-            self._set_worst(worst_position, None)
+            self._memory_state = wishes.limit(self._law, self._memory_state, worst_position, clock(), None)
         if pin is not None:
-            self._set_pin(pin, None)
+            self._memory_state = wishes.pin(self._law, self._memory_state, pin, clock(), None)
 
     def start(self) -> None:
         """Begin to control, on a thread of its own."""
@@ -84,18 +104,42 @@ class Controller:
             self._thread.join()
             self._thread = None
 
-    def tick(self) -> None:
-        """Sample, decide and order once."""
+    def tick(self) -> float:
+        """Sample, decide and order once; returns the seconds until the next tick."""
         with self._lock:
-            sample = self._sample()
-            before = self._memory_state.last_decision
-            self._memory_state, moves = self._law.decide(self._memory_state, sample, self._clock())
-            decision = self._memory_state.last_decision
-            if decision is not None and decision is not before:
-                self._tell(decision)
-            for move in moves:
-                self._move = self._elastic.request_position(move.position, urgent=move.urgent)
-                self._move.add_done_callback(self._moved)
+            self._gate.sampling()
+            sample, now, before = self._sample(), self._clock(), self._memory_state
+            after, orders = self._law.decide(before, sample, now)
+            self._memory_state = after
+            self._ring.tick(now, before, sample, orders, after)
+            if after.last_decision is not None and after.last_decision is not before.last_decision:
+                self._log(after.last_decision)
+            for order in orders:
+                self._carry_order_out(order)
+            admission = self._law.admission(after, sample, now)
+            self._gate.refuse(admission.refusal)
+            self._gate.update(admission.room, final=admission.final)
+            self._told.tell(
+                position=sample.position,
+                target=self._elastic.target,
+                footprint_bytes=self._law.footprints[sample.position],
+                phase=after.phase,
+                decision=self._last_decision,
+            )
+            return self._law.pause(after, sample, now)
+
+    def trace(self) -> Iterator[str]:
+        """Lines of a dump of the last minutes, without their ends; see `controller/trace.py`."""
+        with self._lock:
+            return self._ring.dump(
+                DumpHeader(
+                    flexquant=version("flexquant"),
+                    wall_time=self._wall_clock(),
+                    now=self._clock(),
+                    parameters=self._parameters,
+                    footprints=tuple(self._law.footprints),
+                )
+            )
 
     @property
     def pinned(self) -> bool:
@@ -111,7 +155,7 @@ class Controller:
             kept = self._memory_state.without_expired(now)
             pinned = law.pinned(kept, now)
             position = elastic.position
-            tightest = self._tightest()
+            tightest = self._report.tightest(self._readings)
             return ElasticState(
                 position=position,
                 max_position=len(law.footprints) - 1,
@@ -126,11 +170,16 @@ class Controller:
                 else kept.pin.until - now,
                 override="critical" if pinned is not None and kept.override else None,
                 available_bytes=None if tightest is None else tightest.available,
-                pressure=self._pressure(),
+                pressure=self._report.pressure(self._readings),
                 phase=kept.phase,
+                refusing=kept.last_refusal if kept.refusing else None,
                 quality=elastic.quality[position],
                 last_decision=self._last_decision,
-                sources=tuple(self._sources()),
+                release_efficiency=kept.efficiency,
+                retained_bytes=kept.retained,
+                memory=elastic.memory_state(),
+                sources=self._report.sources(self._readings),
+                stress=self._readings.stress,
             )
 
     async def pin_position(self, position: int, ttl_seconds: float | None = None) -> ElasticState:
@@ -142,7 +191,7 @@ class Controller:
             UsageError: The position is out of range or beyond the worst position, or the time is not positive.
             SwapError: The model could not get there.
         """
-        return await self._carry_out(lambda: self._set_pin(position, ttl_seconds))
+        return await self._carry_out(lambda state, now: wishes.pin(self._law, state, position, now, ttl_seconds))
 
     async def pin_bytes(self, limit: int, ttl_seconds: float | None = None) -> ElasticState:
         """Hold the best position whose weights take at most `limit` bytes.
@@ -151,13 +200,7 @@ class Controller:
             UsageError: Even the smallest position takes more; as for `pin_position`.
             SwapError: The model could not get there.
         """
-        footprints = self._law.footprints
-        best = next((k for k, footprint in enumerate(footprints) if footprint <= limit), None)
-        if best is None:
-            raise UsageError(
-                f"bytes {limit}: no position is that small; footprints range from {footprints[-1]} to {footprints[0]}"
-            )
-        return await self.pin_position(best, ttl_seconds)
+        return await self.pin_position(wishes.best_within(self._law.footprints, limit), ttl_seconds)
 
     async def auto(self, ttl_seconds: float | None = None) -> ElasticState:
         """Follow the memory again; with `ttl_seconds` the pin returns after that time.
@@ -165,7 +208,7 @@ class Controller:
         Raises:
             UsageError: The time is not positive.
         """
-        return await self._carry_out(lambda: self._set_auto(ttl_seconds))
+        return await self._carry_out(lambda state, now: wishes.auto(state, now, ttl_seconds))
 
     async def set_worst(self, position: int, ttl_seconds: float | None = None) -> ElasticState:
         """Never go beyond `position`; N takes the limit away.
@@ -174,44 +217,11 @@ class Controller:
             UsageError: The position is out of range, or the time is not positive.
             SwapError: The model could not come back within the limit.
         """
-        return await self._carry_out(lambda: self._set_worst(position, ttl_seconds))
+        return await self._carry_out(lambda state, now: wishes.limit(self._law, state, position, now, ttl_seconds))
 
     # The user's wishes -----------------------------------------------------------------------------------------
 
-    def _set_pin(self, position: int, ttl_seconds: float | None) -> None:
-        self._check_position("position", position)
-        now = self._clock()
-        worst = self._law.worst(self._memory_state.without_expired(now))
-        if position > worst:
-            raise UsageError(f"position {position} is beyond worst_position {worst}")
-        pin = Pin(position, since=now, until=self._end(ttl_seconds, now))
-        self._memory_state = replace(self._memory_state, pin=pin, override=False, failed_at=None)
-
-    def _set_auto(self, ttl_seconds: float | None) -> None:
-        now = self._clock()
-        pin, until = self._memory_state.pin, self._end(ttl_seconds, now)
-        pin = None if pin is None or until is None else replace(pin, since=until)
-        self._memory_state = replace(self._memory_state, pin=pin, override=False)
-
-    def _set_worst(self, position: int, ttl_seconds: float | None) -> None:
-        self._check_position("worst_position", position)
-        worst = WorstPosition(position, self._end(ttl_seconds, self._clock()))
-        self._memory_state = replace(self._memory_state, worst=worst, failed_at=None)
-
-    def _check_position(self, field: str, position: int) -> None:
-        last = len(self._law.footprints) - 1
-        if not 0 <= position <= last:
-            raise UsageError(f"{field} {position} is out of range; this model has positions 0 to {last}")
-
-    @staticmethod
-    def _end(ttl_seconds: float | None, now: float) -> float | None:
-        if ttl_seconds is None:
-            return None
-        if not 0 < ttl_seconds < float("inf"):
-            raise UsageError(f"ttl_seconds {ttl_seconds:g}: must be a positive number of seconds")
-        return now + ttl_seconds
-
-    async def _carry_out(self, wish: Callable[[], None]) -> ElasticState:
+    async def _carry_out(self, wish: Callable[[State, float], State]) -> ElasticState:
         """Note a wish, act on it at once, and wait until nothing is under way."""
         move = await asyncio.to_thread(self._act_on, wish)
         while move is not None:
@@ -223,9 +233,9 @@ class Controller:
                 move = None if self._move is move else self._move  # a later order has superseded it
         return self.state()
 
-    def _act_on(self, wish: Callable[[], None]) -> Future[int] | None:
+    def _act_on(self, wish: Callable[[State, float], State]) -> Future[int] | None:
         with self._lock:
-            wish()
+            self._memory_state = wish(self._memory_state, self._clock())
             before = self._move
             self.tick()
             under_way = self._move is not before or self._elastic.target != self._elastic.position
@@ -234,11 +244,13 @@ class Controller:
     # Every tick ------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._parameters.tick_s):
+        pause = 0.0
+        while not self._stopping.wait(pause):
             try:
-                self.tick()
+                pause = self.tick()
             except Exception:  # the model must not be left without control
                 logger.exception("control tick failed")
+                pause = self._parameters.tick_most_s
 
     def _sample(self) -> Sample:
         """Read memory and model so that they belong together: a step published in between spoils A + W."""
@@ -247,7 +259,7 @@ class Controller:
             self._readings = self._monitor.read()
             if model == self._look():
                 break
-        position, target, moving, elastic_bytes = model
+        position, target, moving, memory = model
         failed = self._move_failed.is_set()
         self._move_failed.clear()
         return Sample(
@@ -256,13 +268,37 @@ class Controller:
             position=position,
             target=target,
             moving=moving,
-            elastic_bytes=elastic_bytes,
+            elastic_bytes=memory.elastic,
             move_failed=failed,
+            stress=self._readings.stress,
+            kv_bytes=memory.kv,
+            kv_promised=memory.kv_promised,
+            kv_wanted=self._gate.wanted,
+            reusable_bytes=memory.reusable,
+            private_bytes=self._private(),
         )
 
-    def _look(self) -> tuple[int, int, bool, int]:
+    def _private(self) -> int | None:
+        try:
+            return self._private_bytes()
+        except OSError as error:  # releases are not checked then, and everything else goes on
+            if not self._private_failed:
+                logger.warning("the process's own memory cannot be read, so releases are not checked: %s", error)
+            self._private_failed = True
+            return None
+
+    def _look(self) -> tuple[int, int, bool, ModelMemory]:
         elastic = self._elastic
-        return elastic.position, elastic.target, elastic.moving, elastic.mapped_elastic_bytes
+        return elastic.position, elastic.target, elastic.moving, elastic.memory
+
+    def _carry_order_out(self, order: Order) -> None:
+        if isinstance(order, Move):
+            self._move = self._elastic.request_position(order.position, urgent=order.urgent)
+            self._move.add_done_callback(self._moved)
+        elif isinstance(order, DropReusable):
+            self._elastic.drop_reusable()
+        else:
+            self._elastic.trim()
 
     def _moved(self, move: Future[int]) -> None:
         if move.cancelled():
@@ -272,7 +308,7 @@ class Controller:
             self._move_failed.set()
             logger.error("move failed, position %d stays: %s", self._elastic.position, error)
 
-    def _tell(self, decision: Decision) -> None:
+    def _log(self, decision: Decision) -> None:
         self._last_decision = DecisionState(
             what=decision.what,
             why=decision.why,
@@ -280,7 +316,7 @@ class Controller:
             from_position=decision.from_position,
             to_position=decision.to_position,
         )
-        level = logging.WARNING if decision.what in ("critical", "blind") else logging.INFO
+        level = logging.WARNING if decision.what in LOUD else logging.INFO
         logger.log(
             level,
             "%s: position %d to %d (%s)",
@@ -289,39 +325,3 @@ class Controller:
             decision.to_position,
             decision.why,
         )
-
-    # What people see -------------------------------------------------------------------------------------------
-
-    def _margin(self, reading: MemoryReading) -> int:
-        """Bytes above the reserve that starts a shrink: the least of these is the tightest source."""
-        return reading.available - self._reserves(reading).low
-
-    def _tightest(self) -> MemoryReading | None:
-        return min(self._readings.memory, key=self._margin, default=None)
-
-    def _reserves(self, reading: MemoryReading) -> Reserves:
-        step = largest_step(self._law.footprints)
-        return self._parameters.reserves(reading.total, shared=reading.shared, largest_step=step)
-
-    def _pressure(self) -> Literal["none", "low", "critical", "unknown"]:
-        readings = [(reading.available, self._reserves(reading)) for reading in self._readings.memory]
-        if not readings:
-            return "unknown"
-        if any(available < reserves.critical for available, reserves in readings):
-            return "critical"
-        return "low" if any(available < reserves.low for available, reserves in readings) else "none"
-
-    def _sources(self) -> list[SourceState]:
-        memory = {reading.source: reading for reading in self._readings.memory}
-        sources = []
-        for name in self._monitor.names:
-            reading = memory.get(name)
-            sources.append(
-                SourceState(
-                    name=name,
-                    available_bytes=None if reading is None else reading.available,
-                    total_bytes=None if reading is None else reading.total,
-                    error=self._readings.failures.get(name),
-                )
-            )
-        return sources

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Final, Protocol
 
+from flexquant.engine.memory.heap import trim_heap
+from flexquant.engine.memory.process import anonymous_bytes
 from flexquant.engine.memory.registry import MemorySnapshot
-from flexquant.server.elastic_state import Quality
+from flexquant.server.elastic_state import MemoryState, ModelMemory, Quality
 from flexquant.server.logging_setup import fields
 
 log = logging.getLogger(__name__)
@@ -32,9 +34,14 @@ class Resizable(Protocol):
     def target(self) -> int: ...
     @property
     def moving(self) -> bool: ...
+    @property
+    def promised_bytes(self) -> int: ...
+    @property
+    def reusable_bytes(self) -> int: ...
     def resident_bytes(self) -> MemorySnapshot: ...
     def move_to(self, position: int, *, budget_s: float | None = None) -> Future[int]: ...
     def drop_reusable(self) -> None: ...
+    def drop_file_cache(self) -> None: ...
 
 
 class ElasticFacade:
@@ -85,10 +92,40 @@ class ElasticFacade:
         return self._model.moving
 
     @property
-    def mapped_elastic_bytes(self) -> int:
-        """Bytes mapped for swappable weights, arenas that are being filled included."""
+    def memory(self) -> ModelMemory:
+        """What the model holds now; arenas that are being filled count as elastic."""
+        promised = self._model.promised_bytes  # first: a page that is mapped meanwhile counts twice, never not at all
         snapshot = self._model.resident_bytes()
-        return snapshot.mapped + snapshot.loading
+        return ModelMemory(
+            elastic=snapshot.mapped + snapshot.loading,
+            kv=snapshot.kv,
+            kv_promised=promised,
+            reusable=self._model.reusable_bytes,
+        )
+
+    def memory_state(self) -> MemoryState:
+        """All of the daemon's memory, for people. Microseconds on Linux, milliseconds elsewhere."""
+        memory, snapshot = self.memory, self._model.resident_bytes()
+        return MemoryState(
+            elastic=memory.elastic,
+            kv=memory.kv,
+            kv_promised=memory.kv_promised,
+            reusable=memory.reusable,
+            scratch=sum(snapshot.scratch.values()),
+            fixed=snapshot.fixed,
+            embedding=snapshot.embedding,
+            registry=snapshot.total,
+            private=anonymous_bytes(),
+        )
+
+    def drop_reusable(self) -> None:
+        """Order that KV pages which no sequence has go at the next safe point."""
+        self._model.drop_reusable()
+
+    def trim(self) -> None:
+        """Give back what the heap holds, and the ensemble's weights in the system's file cache."""
+        trim_heap()
+        self._model.drop_file_cache()
 
     def request_position(self, position: int, *, urgent: bool) -> Future[int]:
         """Order a move; a later order supersedes it. Each move is one log line when it ends.
@@ -100,8 +137,6 @@ class ElasticFacade:
         """
         self._model.drop_page_cache = urgent
         began, start = self._clock(), self._model.position
-        if position > start:  # what costs no quality goes first
-            self._model.drop_reusable()
         before = self._model.resident_bytes().mapped
         moved = self._model.move_to(position, budget_s=None if urgent else self._budget(shrink=position > start))
 

@@ -5,6 +5,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from flexquant.server.controller.sample import StressReading
+from flexquant.server.controller.state import Phase
+
 
 @dataclass(frozen=True, slots=True)
 class Quality:
@@ -12,6 +15,50 @@ class Quality:
 
     perplexity: float
     kl: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMemory:
+    """What a model holds at one moment, in bytes; see `Sample` for what each is.
+
+    Args:
+        elastic: Mapped for swappable weights (W), transient copies included.
+        kv: Mapped for KV pages, reusable ones included.
+        kv_promised: What admitted sequences may still map.
+        reusable: KV pages that no sequence has.
+    """
+
+    elastic: int
+    kv: int = 0
+    kv_promised: int = 0
+    reusable: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryState:
+    """What the daemon holds, in bytes, by its own books and by the system's count.
+
+    Args:
+        elastic: Mapped for swappable weights, transient copies included.
+        kv: Mapped for KV pages.
+        kv_promised: What admitted sequences may still map for KV pages.
+        reusable: Of `kv`, what is only kept for later prompts.
+        scratch: Declared working memory: most that moves and passes use beyond the rest.
+        fixed: Weights that never move.
+        embedding: The embedding table: mapped from its file, which the system may drop and read again.
+        registry: All anonymous memory on the books: elastic, kv, scratch and fixed together.
+        private: The process's anonymous memory as the system counts it: the books, Python, HTTP and the tokenizer.
+    """
+
+    elastic: int
+    kv: int
+    kv_promised: int
+    reusable: int
+    scratch: int
+    fixed: int
+    embedding: int
+    registry: int
+    private: int
 
 
 class Elastic(Protocol):
@@ -43,8 +90,8 @@ class Elastic(Protocol):
         ...
 
     @property
-    def mapped_elastic_bytes(self) -> int:
-        """Bytes now mapped for swappable weights (W), transient copies included."""
+    def memory(self) -> ModelMemory:
+        """What it holds now."""
         ...
 
     def request_position(self, position: int, *, urgent: bool) -> Future[int]:
@@ -52,6 +99,18 @@ class Elastic(Protocol):
 
         The future gives the position that was reached, or SwapError.
         """
+        ...
+
+    def memory_state(self) -> MemoryState:
+        """What the daemon holds, for people; may take milliseconds."""
+        ...
+
+    def drop_reusable(self) -> None:
+        """Order that KV pages which no sequence has go at the next safe point."""
+        ...
+
+    def trim(self) -> None:
+        """Give back what the heap and the system's file cache hold on the model's account; takes milliseconds."""
         ...
 
 
@@ -99,7 +158,15 @@ class ElasticState:
     """Set while a pin yields to critical memory."""
     available_bytes: int | None
     pressure: Literal["none", "low", "critical", "unknown"]
-    phase: Literal["hold", "shrink", "critical", "grow", "cooldown", "blind"]
+    phase: Phase
+    refusing: str | None
+    """Why no new request is taken; None while they are."""
     quality: Quality
     last_decision: DecisionState | None
+    release_efficiency: float | None
+    """Share of the last large release that arrived; None before one was checked."""
+    retained_bytes: int
+    """Released bytes that did not arrive."""
+    memory: MemoryState
     sources: tuple[SourceState, ...]
+    stress: tuple[StressReading, ...]

@@ -4,15 +4,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from flexquant.engine.errors import KVExhaustedError
 from flexquant.engine.segment import Floats
 from flexquant.engine.tokenizer import Tokenizer
-from flexquant.server.answer import Answer, PositionedBackend
+from flexquant.server.admission import Admission, AdmittingBackend, Held
+from flexquant.server.answer import Answer
 from flexquant.server.api_error import ApiError, as_api_error, client_gone, timed_out, unavailable
 from flexquant.server.generation_request import Event, Failed, GenerationRequest
+from flexquant.server.job import Deliver, Job, Stream
+from flexquant.server.memory_gate import MemoryGate
 from flexquant.server.scheduler import QueueFull, Scheduler, Ticket
 
 log = logging.getLogger(__name__)
@@ -20,12 +22,11 @@ log = logging.getLogger(__name__)
 _SMOOTHING = 0.1
 _PREFILL_SHARE = 1.0
 """Time that a prompt gets between two decode passes, over the time of such a pass."""
+_LOOK_S = 0.05
+"""While all wait for memory: how often to look for clients that have gone away, and for time that is over."""
 
-Deliver = Callable[[int, Event], None]
-"""Takes the events of a request's sequences, by the sequence's number."""
 
-
-class Model(PositionedBackend, Protocol):
+class Model(AdmittingBackend, Protocol):
     """A backend that can be resized: what ElasticModel offers the thread that owns it."""
 
     on_ready: Callable[[], None]
@@ -38,39 +39,6 @@ class Model(PositionedBackend, Protocol):
     def drop_reusable(self) -> None:
         """Give back, at the next safe point, what is only kept for later prompts."""
         ...
-
-
-class Job:
-    """A request that was handed over: its sequences stand and fall together."""
-
-    def __init__(self, deliver: Deliver) -> None:
-        self.deliver = deliver
-        self.cancelled = threading.Event()
-        self.failed = False
-        """Whether its client was told that it has failed; the engine thread's own."""
-
-    def cancel(self) -> None:
-        """Give the request up, from any thread, at any time; its memory is free at the next safe point."""
-        self.cancelled.set()
-
-
-@dataclass(eq=False, slots=True)
-class _Stream:
-    """One sequence of a job."""
-
-    number: int
-    job: Job
-    request: GenerationRequest
-    ticket: Ticket
-    answer: Answer | None = None
-    """From its admission on."""
-    starved: bool = False
-    """Whether there was no memory for a page of its prompt."""
-
-    def tell(self, event: Event) -> None:
-        if not self.job.failed:
-            self.job.failed = isinstance(event, Failed)
-            self.job.deliver(self.number, event)
 
 
 class _GivenUp(Exception):  # noqa: N818  # no error: the client went away, or its time is over
@@ -90,6 +58,7 @@ class EngineThread:
         max_queue: Sequences that may wait beyond these.
         timeout_s: Seconds that a request may take, waiting included; None for any.
         clock: Steady seconds.
+        gate: How much memory sequences may be promised; its `on_open` is set here. Without, as much as there are pages.
     """
 
     def __init__(
@@ -101,26 +70,29 @@ class EngineThread:
         max_queue: int,
         timeout_s: float | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        gate: MemoryGate | None = None,
     ) -> None:
         self.most_sequences = parallel + max_queue
         """Sequences that one request may ask for: with more, it could never be taken."""
         self._model = model
-        self._tokenizer = tokenizer
+        self._gate = MemoryGate() if gate is None else gate
+        self._admission = Admission(model, tokenizer, self._gate)
         self._timeout_s = timeout_s
         self._clock = clock
         self._changed = threading.Condition()  # guards what follows
         self._scheduler = Scheduler(parallel=parallel, max_queue=max_queue)
-        self._streams: dict[Ticket, _Stream] = {}
+        self._streams: dict[Ticket, Stream] = {}
         self._step_ready = False
         self._closing: str | None = None
         # The engine thread's own.
-        self._in_pass: _Stream | None = None  # whose prompt is between two layers, so that its memory must stay
+        self._stalled = False  # nothing runs, and the first who waits has to wait for memory
+        self._in_pass: Stream | None = None  # whose prompt is between two layers, so that its memory must stay
         self._decoded_at = 0.0
         self._decode_s = 0.0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.seconds_per_token: float | None = None
         """Recent time per decode pass; None before the first."""
-        model.on_ready = self._wake
+        model.on_ready = self._gate.on_open = self._wake
 
     def start(self) -> None:
         """Begin to work."""
@@ -150,20 +122,21 @@ class EngineThread:
                 more come. A job that is cancelled while it waits gets none.
 
         Raises:
-            ApiError: 503, when the queue is full or the daemon is stopping.
+            ApiError: 503, when the queue is full, the daemon is stopping, or memory is too short for new work.
         """
         job, now = Job(deliver), self._clock()
         expires = None if self._timeout_s is None else now + self._timeout_s
-        streams: list[_Stream] = []
+        streams: list[Stream] = []
         for number, request in enumerate(requests):
             before = streams[-1] if streams and streams[-1].request.prompt == request.prompt else None
             # The first of several choices computes the prompt for all: next to nothing is left for the others.
             first = None if before is None else before.ticket.after or before.ticket
             ticket = Ticket(len(request.prompt) if first is None else 1, now, expires, first)
-            streams.append(_Stream(number, job, request, ticket))
+            streams.append(Stream(number, job, request, ticket))
         with self._changed:
             if self._closing is not None:
                 raise unavailable(self._closing, code="stopping")
+            self._gate.check()
             self._forget_cancelled_waiting()
             try:
                 self._scheduler.submit([stream.ticket for stream in streams])
@@ -224,12 +197,14 @@ class EngineThread:
     def _wait_for_work(self) -> bool:
         """Sleep until there is something to do; False when there never will be."""
         with self._changed:
+            if self._stalled and not (self._step_ready or self._closing):
+                self._changed.wait(_LOOK_S)
             while not (self._streams or self._step_ready or self._closing):
                 self._changed.wait()
-            self._step_ready = False
+            self._step_ready = self._stalled = False
             return bool(self._streams) or not self._closing
 
-    def _turn(self) -> tuple[list[_Stream], _Stream | None]:
+    def _turn(self) -> tuple[list[Stream], Stream | None]:
         """Who decodes, and whose prompt goes on."""
         with self._changed:
             turn = self._scheduler.turn()
@@ -247,27 +222,34 @@ class EngineThread:
             self._end(stream, timed_out(self._timeout_s or 0.0))
 
     def _admit(self) -> None:
-        refused: list[tuple[_Stream, ApiError]] = []
+        """Begin the next answers, as far as places, memory and pages reach."""
+        held: list[tuple[Stream, Held]] = []
 
         def reserve(ticket: Ticket) -> bool:
             stream = self._streams[ticket]
-            try:
-                stream.answer = Answer(stream.request, self._model, self._tokenizer)
-            except KVExhaustedError as error:
-                refused.append((stream, as_api_error(error)))
+            begun = self._admission.begin(stream.request)
+            if isinstance(begun, Held):
+                held.append((stream, begun))
                 return False
+            stream.answer = begun
             return True
 
         with self._changed:
             admitted = [self._streams[ticket] for ticket in self._scheduler.admit(reserve)]
-            hopeless = not self._scheduler.running  # nothing will ever free what is missing
-        for stream, error in refused if hopeless else ():
-            self._end(stream, error)
+            alone = not self._scheduler.running
+        if not held:
+            self._gate.nobody_waits()
+        for stream, reason in held:
+            error = reason.end(alone=alone)
+            if error is None:
+                self._stalled = alone
+            else:
+                self._end(stream, error)
         for stream in admitted:
             assert stream.answer is not None, "an admitted stream has one"
             stream.tell(stream.answer.begin())
 
-    def _prefill(self, stream: _Stream) -> None:
+    def _prefill(self, stream: Stream) -> None:
         """Put the next chunk of a prompt in."""
         answer = stream.answer
         assert answer is not None, "an admitted stream has one"
@@ -305,7 +287,7 @@ class EngineThread:
                 self._scheduler.prefilled(stream.ticket)
         self._tell(stream, events)
 
-    def _decode(self, streams: Sequence[_Stream]) -> None:
+    def _decode(self, streams: Sequence[Stream]) -> None:
         """One pass of all sequences whose prompts are in: a token each."""
         running = [(stream, stream.answer) for stream in streams if stream.answer and not stream.job.cancelled.is_set()]
         dropped = False
@@ -332,7 +314,7 @@ class EngineThread:
             self._note_pass(began, self._clock())
             return
 
-    def _take(self, stream: _Stream, answer: Answer, logits: Floats) -> None:
+    def _take(self, stream: Stream, answer: Answer, logits: Floats) -> None:
         try:
             events = answer.accept(logits)
         except Exception as error:
@@ -340,13 +322,13 @@ class EngineThread:
         else:
             self._tell(stream, events)
 
-    def _tell(self, stream: _Stream, events: Sequence[Event]) -> None:
+    def _tell(self, stream: Stream, events: Sequence[Event]) -> None:
         for event in events:
             stream.tell(event)
         if stream.answer is not None and stream.answer.finished:
             self._leave(stream)
 
-    def _end(self, stream: _Stream, error: ApiError) -> None:
+    def _end(self, stream: Stream, error: ApiError) -> None:
         """End a sequence before its time, and with it the others of its request."""
         with self._changed:
             siblings = [other for other in self._streams.values() if other.job is stream.job]
@@ -358,7 +340,7 @@ class EngineThread:
         if siblings:
             stream.tell(Failed(error))
 
-    def _leave(self, stream: _Stream) -> None:
+    def _leave(self, stream: Stream) -> None:
         if stream.answer is not None:
             stream.answer.close()
         with self._changed:

@@ -15,8 +15,9 @@ from flexquant.engine.sampling import SamplingParams
 from flexquant.server.api_error import CLIENT_GONE, ApiError, client_gone
 from flexquant.server.api_types import GenerationFields
 from flexquant.server.daemon_state import DaemonState
-from flexquant.server.engine_thread import EngineThread, Job
+from flexquant.server.engine_thread import EngineThread
 from flexquant.server.generation_request import Event, Failed, Finished, GenerationRequest, Started, Text, Usage
+from flexquant.server.job import Job
 from flexquant.server.request_log import usage_fields
 from flexquant.server.streaming import HEADERS, MEDIA_TYPE, server_sent
 

@@ -28,6 +28,11 @@ class GenerationRequest:
     ignore_eos: bool = False
     exact: bool = False
 
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that the sequence may come to hold: the last one generated is not fed to the model again."""
+        return len(self.prompt) + self.max_tokens - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:

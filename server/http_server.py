@@ -46,8 +46,9 @@ class HttpServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         log.info("stopping: no new requests, up to %g s for those that run", self._timeout)
-        last_call = asyncio.get_running_loop().call_later(
-            self._timeout, self._daemon.state.engine.stop, "The daemon is stopping."
-        )
+        self._daemon.state.controller.events.close()  # these streams would never end by themselves
+        loop = asyncio.get_running_loop()
+        # Closing also ends moves: who has ordered one waits for it, and there are no more safe points.
+        last_call = loop.call_later(self._timeout, loop.run_in_executor, None, self._daemon.close)
         await super().shutdown(sockets)
         last_call.cancel()

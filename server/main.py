@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from flexquant.engine.errors import FlexQuantError, PortInUseError, UsageError
+from flexquant.engine.memory.heap import share_heap
 from flexquant.engine.thread_waiting import sleep_while_waiting
 from flexquant.server.logging_setup import set_up_logging
 from flexquant.server.settings import Settings, load_settings
@@ -46,6 +47,7 @@ def serve(settings: Settings) -> None:
     if sys.platform == "win32":
         raise UsageError("FlexQuant does not run on Windows itself", hint="Run it in WSL2.")
     sleep_while_waiting()
+    share_heap()
     # Imported late, so that --help and wrong flags are answered before anything heavy is loaded.
     from flexquant.server.model_source import resolve
     from flexquant.server.security import check_exposure

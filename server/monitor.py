@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from flexquant.server.controller.sample import MemoryReading
+from flexquant.server.controller.sample import MemoryReading, StressReading
 from flexquant.server.probes.probe import Probe
 
 logger: Final = logging.getLogger(__name__)
@@ -17,6 +17,7 @@ class Readings:
 
     memory: tuple[MemoryReading, ...]
     failures: dict[str, str]
+    stress: tuple[StressReading, ...] = ()
 
 
 class Monitor:
@@ -36,16 +37,23 @@ class Monitor:
         return tuple(probe.name for probe in self._probes)
 
     def read(self) -> Readings:
-        """One reading per source that answers."""
+        """What every source that answers reads."""
         memory: list[MemoryReading] = []
+        stress: list[StressReading] = []
         failures: dict[str, str] = {}
         for probe in self._probes:
             try:
-                memory.append(probe.read())
+                readings = probe.read()
             except Exception as error:  # whatever a source does, the others count
                 failures[probe.name] = f"{type(error).__name__}: {error}"
+                continue
+            for reading in readings:
+                if isinstance(reading, MemoryReading):
+                    memory.append(reading)
+                else:
+                    stress.append(reading)
         self._tell(failures)
-        return Readings(tuple(memory), failures)
+        return Readings(tuple(memory), failures, tuple(stress))
 
     def _tell(self, failures: dict[str, str]) -> None:
         """Log sources that have just failed or come back."""

@@ -27,9 +27,10 @@ from flexquant.server.daemon_state import DaemonState, ServedModel
 from flexquant.server.elastic_facade import ElasticFacade
 from flexquant.server.elastic_state import Quality
 from flexquant.server.engine_thread import EngineThread
+from flexquant.server.memory_gate import MemoryGate
 from flexquant.server.monitor import Monitor
 from flexquant.server.probes.budget import BudgetProbe
-from flexquant.server.probes.host import HostProbe
+from flexquant.server.probes.discover import Roots, discover
 from flexquant.server.probes.machine import MachineProbe
 from flexquant.server.probes.probe import Probe
 from flexquant.server.settings import Settings
@@ -46,7 +47,7 @@ class Daemon:
     elastic_model: ElasticModel
 
     def close(self) -> None:
-        """End control and computation and give all memory back."""
+        """End control, computation and moves, and give all memory back; closing twice is allowed."""
         self.state.controller.stop()
         self.state.engine.stop("The daemon is stopping.")
         self.state.engine.join()
@@ -55,11 +56,11 @@ class Daemon:
 
 def make_monitor(settings: Settings) -> Monitor:
     """The memory sources that the settings ask for; the tightest one counts."""
-    probes: list[Probe] = []
+    probes: list[Probe]
     if settings.simulated_memory is None:
-        probes.append(HostProbe())
-    else:
-        probes.append(MachineProbe(settings.simulated_memory, settings.simulated_pids))
+        probes = list(discover(Roots()))
+    else:  # instead of the whole machine, its pressure and limits included
+        probes = [MachineProbe(settings.simulated_memory, settings.simulated_pids)]
     if settings.memory_budget is not None:
         probes.append(BudgetProbe(settings.memory_budget))
     return Monitor(probes)
@@ -83,8 +84,9 @@ def make_parameters(settings: Settings) -> Parameters:
     )
 
 
-SERVER_BYTES: Final = 32 << 20
-"""What HTTP, Python and the tokenizer still take after the start."""
+SERVER_BYTES: Final = 8 << 20
+"""What HTTP, Python and the tokenizer still take after the start: 4.0 MiB of private memory beyond the registry's were
+measured with the demo after 80 requests in 4 streams, 2.6 MiB with plain torch."""
 
 
 def start(settings: Settings, folder: Path) -> Daemon:
@@ -124,16 +126,20 @@ def start(settings: Settings, folder: Path) -> Daemon:
         compute=compute,
         placement=placement,
     )
+    gate = MemoryGate()
     engine = EngineThread(
         model,
         tokenizer,
         parallel=settings.parallel,
         max_queue=settings.max_queue,
         timeout_s=settings.request_timeout,
+        gate=gate,
     )
     quality = [Quality(found.perplexity, found.kl) for found in sequence.quality]
     facade = ElasticFacade(model, quality, lambda: engine.seconds_per_token)
-    controller = Controller(facade, monitor, parameters, pin=settings.pin, worst_position=settings.worst_position)
+    controller = Controller(
+        facade, monitor, parameters, pin=settings.pin, worst_position=settings.worst_position, gate=gate
+    )
     engine.start()
     controller.start()
     return Daemon(DaemonState(served, engine, controller), model)

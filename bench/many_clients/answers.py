@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from bench.many_clients.asks import CHAT, Ask, Refusal, Served
 
-UNAVAILABLE: Final = ("queue_full", "kv_cache_exhausted")
+UNAVAILABLE: Final = ("queue_full", "kv_cache_exhausted", "memory_short", "memory_critical")
 """Codes of a 503 that a client must be ready for while the daemon runs."""
 
 

@@ -71,30 +71,38 @@ class Report:
         self.first_token_s.clear()
         self.whole_s.clear()
 
-    def table(self) -> str:
-        """Markdown."""
+    def load(self) -> list[tuple[str, str]]:
+        """What clients asked for and got: names and figures."""
         total = self.outcomes.total()
         rows = [("clients", str(self.clients)), ("seconds", f"{self.seconds:.0f}"), ("requests", f"{total:,}")]
         rows += [(f"- {name}", f"{count:,} ({count / total:.1%})") for name, count in sorted(self.outcomes.items())]
+        cached, completed = self.cached_tokens, self.completion_tokens
         rows += [
             ("choices of complete answers", f"{self.sequences:,}"),
             ("prompt tokens", f"{self.prompt_tokens:,}"),
-            ("of these cached", f"{self.cached_tokens:,} ({self.cached_tokens / max(1, self.prompt_tokens):.0%})"),
-            ("completion tokens", f"{self.completion_tokens:,} ({self.completion_tokens / self.seconds:,.0f}/s)"),
-            ("answers compared with a reference", f"{self.probes:,}"),
-            ("moves", f"{self.moves:,}"),
+            ("of these cached", f"{cached:,} ({cached / max(1, self.prompt_tokens):.0%})"),
+            ("completion tokens", f"{completed:,} ({completed / max(1.0, self.seconds):,.0f}/s)"),
             ("first token, p50 / p99", _percentiles(self.first_token_s)),
             ("whole answer, p50 / p99", _percentiles(self.whole_s)),
-            (
-                "RssAnon at start / peak / end",
-                " / ".join(
-                    f"{count / MIB:.1f}"
-                    for count in (self.anonymous_at_start, self.anonymous_peak, self.anonymous_at_end)
-                )
-                + " MiB",
-            ),
         ]
-        return "\n".join(["| what | figure |", "| --- | --- |", *(f"| {name} | {figure} |" for name, figure in rows)])
+        return rows
+
+    def table(self) -> str:
+        """Markdown."""
+        memory = (self.anonymous_at_start, self.anonymous_peak, self.anonymous_at_end)
+        return table_of(
+            [
+                *self.load(),
+                ("answers compared with a reference", f"{self.probes:,}"),
+                ("moves", f"{self.moves:,}"),
+                ("RssAnon at start / peak / end", " / ".join(f"{count / MIB:.1f}" for count in memory) + " MiB"),
+            ]
+        )
+
+
+def table_of(rows: Sequence[tuple[str, str]]) -> str:
+    """Names and figures as Markdown."""
+    return "\n".join(["| what | figure |", "| --- | --- |", *(f"| {name} | {figure} |" for name, figure in rows)])
 
 
 def _percentiles(seconds: Sequence[float]) -> str:

@@ -190,12 +190,16 @@ def _cancelled(session: Session, numbers: Iterator[int]) -> list[Row]:
         "later prompts, and count as free"
     )
     return [
-        *_cancel_rows("decoding", decoding[1:]),  # the first of each warms up
-        *_cancel_rows(f"in the middle of the prefill of {long:,} tokens", prefilled[1:]),
+        *_cancel_rows("decoding", decoding[1:], "one is the least"),  # the first of each warms up
+        *_cancel_rows(
+            f"in the middle of the prefill of {long:,} tokens",
+            prefilled[1:],
+            "two are the least: at one the pass is left, and at the next, with no layer between, its pages are free",
+        ),
     ]
 
 
-def _cancel_rows(where: str, cancels: Sequence[_Cancel]) -> list[Row]:
+def _cancel_rows(where: str, cancels: Sequence[_Cancel], least: str) -> list[Row]:
     name = f"serve, a cancelled request's pages are free, {where}"
     return [
         Row(
@@ -211,7 +215,7 @@ def _cancel_rows(where: str, cancels: Sequence[_Cancel]) -> list[Row]:
             "safe points",
             Figure.of([cancel.safe_points for cancel in cancels]),
             None,
-            "one is the least",
+            least,
             less_is_better=True,
         ),
     ]

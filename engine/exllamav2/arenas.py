@@ -122,8 +122,7 @@ class CardArenas:
             self._memories[change.bundle].release()
             self._memories[change.bundle] = memory
             self._blocks[change.bundle] = change.new
-            self._registry.add_loading(-change.new.mapped)
-            self._registry.publish(module_bytes(change.new))
+            self._registry.publish(module_bytes(change.new), loaded=change.new.mapped)
 
     def release(self) -> None:
         """Give everything back; the arenas cannot be used again. Releasing twice is allowed."""

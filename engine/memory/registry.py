@@ -66,10 +66,11 @@ class MemoryRegistry:
         self._fixed = fixed
         self._embedding = embedding
 
-    def publish(self, modules: Mapping[str, ModuleBytes]) -> None:
-        """Replace the entries of these modules."""
+    def publish(self, modules: Mapping[str, ModuleBytes], *, loaded: int = 0) -> None:
+        """Replace the entries of these modules; `loaded` bytes that were being filled are theirs from now on."""
         with self._lock:
             self._modules.update(modules)
+            self._loading -= loaded
 
     def add_loading(self, nbytes: int) -> None:
         """Add `nbytes` (negative to take away) to the arenas that are being filled."""

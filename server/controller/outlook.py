@@ -1,4 +1,4 @@
-"""One memory source as the law judges it: what is left now, soon, and steadily."""
+"""One memory domain as the law judges it: what is left now, soon, and steadily."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,18 +7,21 @@ from itertools import pairwise
 from flexquant.server.controller.parameters import Parameters, Reserves
 from flexquant.server.controller.sample import Sample
 from flexquant.server.controller.state import State
+from flexquant.server.controller.track import Track
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """Bytes that one source has left for us.
+    """Bytes that one domain has left for us.
 
     Args:
         source: Its name.
         available: Now.
-        predicted: Once everything ordered is done and the present fall has gone on for the reaction time.
-        steady: Least of the growth window, once everything ordered is done; None until the window is full.
-        reserves: Of its domain.
+        predicted: Once everything ordered is done, everything promised is taken, and the present fall has gone on for
+            the reaction time.
+        steady: Least of the growth window, once everything ordered is done and everything promised is taken; None
+            until the window is full.
+        reserves: Of the domain.
     """
 
     source: str
@@ -42,28 +45,62 @@ class Outlook:
         """Bytes to release so that the target reserve is free again; not positive when it is."""
         return self.reserves.target - self.predicted
 
+    @property
+    def relieved(self) -> bool:
+        """Whether the target reserve is free."""
+        return self.available >= self.reserves.target
+
+
+def follow(state: State, sample: Sample, now: float, parameters: Parameters) -> dict[str, Track]:
+    """B of every domain that answered, this sample included: what would be available without weights and KV pages.
+
+    What this daemon takes and gives back itself cancels out of it; only others move it.
+    """
+    own = sample.elastic_bytes + state.retained + sample.kv_bytes
+    keep = max(parameters.grow_window_s, parameters.fall_window_s)
+    return {
+        reading.source: state.tracks.get(reading.source, Track()).add(now, reading.available + own, keep)
+        for reading in sample.memory
+    }
+
 
 def outlooks(
     state: State, sample: Sample, now: float, parameters: Parameters, footprints: Sequence[int]
 ) -> list[Outlook]:
-    """The outlook of every source that answered; `state` already contains this sample."""
+    """The outlook of every domain that answered; `state` already contains this sample."""
     ordered = footprints[sample.target] + state.overhead
+    dropping = min(state.dropping, sample.reusable_bytes)
+    promised = sample.kv_promised + sample.kv_wanted
+    ahead = reaction(state, parameters)
     step = largest_step(footprints)
     found = []
     for reading in sample.memory:
         track = state.tracks[reading.source]
         fall = min(max(track.fall(now, parameters.fall_window_s), 0.0), parameters.fall_limit)
         lowest = track.lowest(now, parameters.grow_window_s)
+        later = reading.available + sample.elastic_bytes - ordered + dropping - promised
         found.append(
             Outlook(
                 source=reading.source,
                 available=reading.available,
-                predicted=reading.available + sample.elastic_bytes - ordered - fall * parameters.reaction_s,
-                steady=None if lowest is None else lowest - ordered,
+                predicted=later - fall * ahead,
+                steady=None if lowest is None else lowest - ordered - state.retained - sample.kv_bytes - promised,
                 reserves=parameters.reserves(reading.total, shared=reading.shared, largest_step=step),
             )
         )
     return found
+
+
+def reaction(state: State, parameters: Parameters) -> float:
+    """Seconds from a fall to memory given back: the slow ones of the latest shrinks and the time between samples."""
+    if len(state.reactions) < REACTIONS_NEEDED:
+        return parameters.reaction_s
+    slow = sorted(state.reactions)[-(len(state.reactions) // 20) - 1]  # 95 %
+    return min(parameters.tick_least_s + slow, parameters.reaction_limit_s)
+
+
+REACTIONS_NEEDED = 5
+REACTIONS_KEPT = 20
 
 
 def largest_step(footprints: Sequence[int]) -> int:

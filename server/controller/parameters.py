@@ -47,10 +47,14 @@ class Parameters:
     profile: Profile = "balanced"
     overrides: ReserveOverrides = field(default_factory=ReserveOverrides)
 
-    tick_s: float = 0.25
-    """Time between samples."""
+    tick_least_s: float = 0.1
+    """Time between samples while memory is short."""
+    tick_most_s: float = 1.0
+    """Time between samples while there is plenty. In between, others cannot take all that is left at `fall_limit`."""
     reaction_s: float = 0.5
-    """How far ahead a falling reading is extrapolated: tick + safe point + release."""
+    """How far ahead a falling reading is extrapolated, until enough shrinks were timed: tick + safe point + release."""
+    reaction_limit_s: float = 2.0
+    """Never further than this."""
     fall_window_s: float = 1.0
     """Span over which the fall rate is measured."""
     fall_limit: int = 2 * GIB
@@ -59,6 +63,29 @@ class Parameters:
     """Least time between two orders to shrink, unless memory is critical."""
     critical_share: float = 0.10
     """A critical shrink releases at least this share of the elastic range."""
+    floor_after_s: float = 5.0
+    """Critical for this long at the smallest position allowed: refuse new work."""
+    floor_leave_s: float = 10.0
+    """The target reserve free for this long: take new work again."""
+
+    stall_window_s: float = 1.0
+    """Span over which stalls (Linux PSI) are measured."""
+    stall_soft: float = 0.07
+    """Some task waits for memory for this share of the time: shrink."""
+    stall_hard: float = 0.10
+    """All tasks wait for this share of the time: critical."""
+    stall_hard_avg10: float = 10.0
+    """So is some task waiting for this share of 10 s, in per cent."""
+    stall_share: float = 0.05
+    """A shrink because of stalls releases at least this share of the elastic range."""
+    stall_plenty: float = 0.5
+    """While every domain has this share available, stalls are somebody's own limit: giving back would not help."""
+    stall_mask_s: float = 2.0
+    """Stalls so soon after an own growth are our own doing."""
+    veto_avg: float = 0.1
+    """No growth while some task waits for this share of 10 s or 60 s, in per cent."""
+    veto_swap_s: float = 30.0
+    """No growth for this long after the system has swapped."""
 
     grow_window_s: float = 30.0
     """Growth goes by the minimum of this span, and needs the whole span to be known."""
@@ -76,6 +103,17 @@ class Parameters:
     """A shrink this soon after a growth is a regret."""
     calm_s: float = 600.0
     """This long without a shrink halves the cool-down again."""
+    turns: int = 5
+    """Changes of direction that may follow each other quickly. A growth needs two: for itself and for its end."""
+    turn_s: float = 600.0
+    """One more change of direction is allowed each time this has passed."""
+
+    efficiency_bytes: int = 64 * MIB
+    """Releases of at least this size are checked against the process's own memory."""
+    efficiency_least: float = 0.5
+    """Share of a release that must have arrived; the rest counts as retained."""
+    efficiency_after_s: float = 1.0
+    """When: so long after the heap was trimmed."""
 
     blind_s: float = 2.0
     """Without any reading for this long the law holds and says so."""
@@ -96,7 +134,6 @@ class Parameters:
         reserve_high: int | None = None,
         grow_window: float | None = None,
         cooldown: float | None = None,
-        tick: float | None = None,
         seed: int = 0,
     ) -> Self:
         """Parameters from command-line values; None keeps a default. Sizes in bytes, times in seconds.
@@ -122,7 +159,6 @@ class Parameters:
             grow_window_s=_seconds("--grow-window", grow_window, defaults.grow_window_s, least=0.0),
             cooldown_s=(first := _seconds("--cooldown", cooldown, defaults.cooldown_s, least=0.0)),
             cooldown_max_s=max(defaults.cooldown_max_s, first),
-            tick_s=_seconds("--tick", tick, defaults.tick_s, least=0.01),
             seed=seed,
         )
 

@@ -3,44 +3,9 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
-Phase = Literal["hold", "shrink", "critical", "grow", "cooldown", "blind"]
+from flexquant.server.controller.track import Track
 
-
-@dataclass(frozen=True, slots=True)
-class Track:
-    """Recent values of B = available + elastic bytes of one source, oldest first, as (time, bytes)."""
-
-    points: tuple[tuple[float, int], ...] = ()
-
-    def add(self, now: float, value: int, keep: float) -> "Track":
-        """The track with one more point, without points that a window of `keep` seconds does not need.
-
-        The newest point that is `keep` seconds old or older stays: it shows that the window is full.
-        """
-        first = 0
-        while first + 1 < len(self.points) and self.points[first + 1][0] <= now - keep:
-            first += 1
-        return Track((*self.points[first:], (now, value)))
-
-    def lowest(self, now: float, window: float) -> int | None:
-        """Minimum over the last `window` seconds; None until the track is that long."""
-        if not self.points or self.points[0][0] > now - window:
-            return None
-        return min(value for at, value in self.points if at >= now - window)
-
-    def fall(self, now: float, window: float) -> float:
-        """Bytes per second lost over the last `window` seconds; negative while rising.
-
-        A track that is shorter counts as flat before its first point.
-        """
-        if not self.points or window <= 0:
-            return 0.0
-        before = self.points[0]
-        for point in self.points:
-            if point[0] > now - window:
-                break
-            before = point
-        return (before[1] - self.points[-1][1]) / max(now - before[0], window)
+Phase = Literal["hold", "shrink", "critical", "floor", "grow", "cooldown", "blind"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +33,61 @@ class WorstPosition:
     until: float | None
 
 
+What = Literal["shrink", "critical", "caches", "floor", "resume", "grow", "pin", "worst_position", "retained", "blind"]
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One thing the law did: moved, or began to hold because it sees nothing."""
+    """One thing the law did, for people.
 
-    what: Literal["shrink", "critical", "grow", "pin", "worst_position", "blind"]
+    `what`: "shrink", "critical", "grow", "pin" and "worst_position" move the model; "caches" gives back pages that no
+    sequence has, and no weights; "floor" refuses new work, "resume" takes it again; "retained" says that released
+    bytes did not arrive, "blind" that no source answers.
+    """
+
+    what: What
     why: str
     at: float
     from_position: int
     to_position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Strain:
+    """How the domains' stress has developed.
+
+    Args:
+        some: Of each source, microseconds in which some task waited, over the stall window.
+        full: The same for all tasks.
+        counts: The counters of each source as last seen.
+        limit_hit: When a limit was last hit.
+        killed: When the kernel last killed a process for want of memory.
+        swapped: When the system last swapped.
+    """
+
+    some: dict[str, Track] = field(default_factory=dict)
+    full: dict[str, Track] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    limit_hit: float | None = None
+    killed: float | None = None
+    swapped: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """A shrink from its first order until its bytes have arrived.
+
+    Args:
+        began: When it was ordered.
+        own: Bytes of weights and KV pages at that moment.
+        unaccounted: What the process held beyond these; None where that is not known.
+        trimmed: When it was over and the heap was trimmed.
+    """
+
+    began: float
+    own: int
+    unaccounted: int | None
+    trimmed: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +101,35 @@ class State:
         phase: What the law is doing.
         urgent: Whether the move under way was ordered urgently.
         tracks: B of every source that answered at the last tick.
+        strain: The same for stress.
         overhead: Mapped elastic bytes beyond the footprint (rounding), measured while nothing moves.
+        dropping: Reusable bytes that were ordered to go.
+        dropped_at: When.
         last_seen: When a source last answered.
         good: Ticks in a row with an answer, counted up to what ends blindness.
         last_shrink: When a shrink was last ordered.
+        last_critical: When one was last ordered because memory was critical.
         last_grow: When growth was last ordered.
+        grown_at: When an own growth was last under way.
         regrettable: Time of a growth that no shrink has followed yet.
         cooldown_until: No growth before.
         regrets: How often the cool-down is doubled now.
         failed_at: When a move last failed.
         calm_since: Start of the present span without a shrink.
         draws: Jitters drawn so far.
+        down: Whether the law's last own move went down; None before the first.
+        turns: Changes of direction that are allowed now.
+        turns_at: As of when.
+        reactions: Seconds that the latest shrinks took from order to end, oldest first.
+        ordered_at: When the shrink under way was ordered.
+        episode: The shrink whose bytes have not all arrived.
+        efficiency: Share of the last checked release that arrived.
+        retained: Bytes that were released and did not arrive.
+        baseline: What the process held beyond weights and KV pages when these were retained.
+        refusing: Whether new work is refused.
+        last_refusal: Why.
+        critical_since: Since when memory is critical at the smallest position allowed.
+        relieved_since: Since when the target reserve is free again, in the floor.
         last_decision: For people.
     """
 
@@ -110,17 +139,35 @@ class State:
     phase: Phase = "hold"
     urgent: bool = False
     tracks: dict[str, Track] = field(default_factory=dict)
+    strain: Strain = field(default_factory=Strain)
     overhead: int = 0
+    dropping: int = 0
+    dropped_at: float | None = None
     last_seen: float | None = None
     good: int = 0
     last_shrink: float | None = None
+    last_critical: float | None = None
     last_grow: float | None = None
+    grown_at: float | None = None
     regrettable: float | None = None
     cooldown_until: float | None = None
     regrets: int = 0
     failed_at: float | None = None
     calm_since: float | None = None
     draws: int = 0
+    down: bool | None = None
+    turns: float | None = None
+    turns_at: float = 0.0
+    reactions: tuple[float, ...] = ()
+    ordered_at: float | None = None
+    episode: Episode | None = None
+    efficiency: float | None = None
+    retained: int = 0
+    baseline: int = 0
+    refusing: bool = False
+    last_refusal: str | None = None
+    critical_since: float | None = None
+    relieved_since: float | None = None
     last_decision: Decision | None = None
 
     def without_expired(self, now: float) -> Self:

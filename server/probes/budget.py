@@ -1,6 +1,6 @@
 """The user's cap: the most memory that this daemon may use."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from flexquant.engine.memory.process import anonymous_bytes
 from flexquant.server.controller.sample import MemoryReading
@@ -20,6 +20,6 @@ class BudgetProbe:
         self._budget = budget
         self._used = used
 
-    def read(self) -> MemoryReading:
+    def read(self) -> Sequence[MemoryReading]:
         """Bytes left of the budget; negative when the daemon is over it."""
-        return MemoryReading(self.name, available=self._budget - self._used(), total=self._budget, shared=False)
+        return [MemoryReading(self.name, available=self._budget - self._used(), total=self._budget, shared=False)]

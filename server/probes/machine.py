@@ -1,6 +1,6 @@
 """A small machine made of a number and a few processes, for trying out pressure without causing any."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from flexquant.engine.memory.process import anonymous_bytes
 from flexquant.server.controller.sample import MemoryReading
@@ -24,10 +24,10 @@ class MachineProbe:
         self._pids = tuple(pids)
         self._used = used
 
-    def read(self) -> MemoryReading:
+    def read(self) -> Sequence[MemoryReading]:
         """Bytes that none of the processes uses; negative when they use more than there is."""
         used = self._used(None) + sum(self._of_other(pid) for pid in self._pids)
-        return MemoryReading(self.name, available=self._memory - used, total=self._memory)
+        return [MemoryReading(self.name, available=self._memory - used, total=self._memory)]
 
     def _of_other(self, pid: int) -> int:
         try:

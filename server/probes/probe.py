@@ -4,20 +4,23 @@ A probe reads once, at once, without state; the monitor asks every tick. A sourc
 have is not constructed; one that fails while running raises and is left out until it answers again.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from flexquant.server.controller.sample import MemoryReading
+from flexquant.server.controller.sample import MemoryReading, StressReading
+
+Reading = MemoryReading | StressReading
 
 
 class Probe(Protocol):
-    """One source of memory readings."""
+    """One source of readings: of one domain, or of several that are read together."""
 
     @property
     def name(self) -> str:
         """Short and stable: it appears in the state, the log and the metrics."""
         ...
 
-    def read(self) -> MemoryReading:
+    def read(self) -> Sequence[Reading]:
         """Read now.
 
         Raises:

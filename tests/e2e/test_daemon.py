@@ -3,8 +3,10 @@
 import json
 import socket
 import subprocess
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 
 import httpx
@@ -17,7 +19,9 @@ pytestmark = pytest.mark.e2e
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    with running_daemon(tmp_path_factory.mktemp("daemon"), "--max-queue", "2", "--pin", "0") as running:
+    with running_daemon(
+        tmp_path_factory.mktemp("daemon"), "--parallel", "2", "--max-queue", "2", "--pin", "0"
+    ) as running:
         yield running
 
 
@@ -116,22 +120,21 @@ def test_client_that_goes_away_frees_the_daemon_for_the_next(daemon: RunningDaem
 
 
 def test_full_queue_is_a_503_with_retry_after(daemon: RunningDaemon) -> None:
-    body = {"prompt": "x", "max_tokens": 60, "ignore_eos": True}
-    statuses: list[int] = []
-    retry_after: list[str | None] = []
-
-    def ask() -> None:
-        answer = daemon.post("/v1/completions", body)
-        statuses.append(answer.status_code)
-        retry_after.append(answer.headers.get("retry-after"))
-
-    clients = [threading.Thread(target=ask) for _ in range(6)]
-    for client in clients:
-        client.start()
-    for client in clients:
-        client.join()
-    assert sorted(statuses) == [200, 200, 200, 503, 503, 503]
-    assert retry_after.count(None) == 3
+    """Two compute and two wait: who comes then is refused at once, and who waits is answered in the end."""
+    long = {"prompt": "x", "max_tokens": 1800, "ignore_eos": True, "stream": True}
+    with ThreadPoolExecutor(4) as clients:
+        with ExitStack() as streams:
+            running = []  # an iterator that dies closes its connection
+            for _ in range(2):
+                url = f"{daemon.url}/v1/completions"
+                stream = streams.enter_context(httpx.stream("POST", url, json=long, timeout=60))
+                running.append(stream.iter_lines())
+                assert next(running[-1]).startswith("data: {")
+            asked = [clients.submit(daemon.post, "/v1/completions", {"prompt": "y", "max_tokens": 1}) for _ in range(4)]
+            refused = [answer.result() for answer in islice(as_completed(asked, timeout=60), 2)]
+        assert [answer.status_code for answer in refused] == [503, 503]
+        assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
+        assert sorted(answer.result().status_code for answer in asked) == [200, 200, 503, 503]
 
 
 def test_log_has_one_line_per_request_and_no_prompt(daemon: RunningDaemon) -> None:

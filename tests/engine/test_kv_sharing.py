@@ -40,6 +40,38 @@ def test_a_later_sequence_starts_behind_what_was_kept() -> None:
     assert (ledger.live, cache.bytes_in_use) == ([], 0)
 
 
+def test_what_a_sequence_could_map_is_told_beforehand_and_counted_until_it_is_mapped() -> None:
+    cache = KVCache(CONFIG, pages=10)
+    first = grown(cache, [5] * 200)
+    cache.keep(first, [5] * 200)
+    assert cache.bytes_to_map(400, [6] * 400) == 7 * cache.page_bytes
+    assert cache.bytes_to_map(260, [5] * 150) == 3 * cache.page_bytes, "two of its pages are there"
+    assert cache.bytes_to_map(260, [5] * 150, usable=lambda page: page.positions is not None) == 5 * cache.page_bytes
+    assert cache.promised_bytes == 0
+    second = cache.sequence(260, [5] * 150)
+    assert cache.promised_bytes == 3 * cache.page_bytes
+    cache.grow(second, 200)
+    assert cache.promised_bytes == cache.page_bytes
+    cache.release(second)
+    assert cache.promised_bytes == 0
+    cache.release(first)
+    cache.drop_reusable()
+
+
+def test_looking_for_a_beginning_is_no_use_of_it() -> None:
+    cache = KVCache(CONFIG, pages=4)
+    for token in (1, 2):
+        sequence = grown(cache, [token] * 128)
+        cache.keep(sequence, [token] * 128)
+        cache.release(sequence)
+    cache.bytes_to_map(128, [1] * 128)
+    other = cache.sequence(2 * PAGE_TOKENS)
+    assert cache.bytes_to_map(128, [1] * 128) == 2 * cache.page_bytes, "the least recently used went"
+    assert cache.bytes_to_map(128, [2] * 128) == 0
+    cache.release(other)
+    cache.drop_reusable()
+
+
 def test_kept_pages_go_when_a_reservation_needs_their_place() -> None:
     cache = KVCache(CONFIG, pages=4)
     for token in (1, 2):
@@ -103,12 +135,15 @@ class Sharing(RuleBasedStateMachine):
     @rule(target=sequences, path=st.lists(st.integers(1, 2), max_size=4), more=st.integers(0, 70))
     def begin(self, path: list[int], more: int) -> KVSequence:
         tokens = [token for token in path for _ in range(PAGE_TOKENS)] + [3] * more
+        announced, promised = self.cache.bytes_to_map(len(tokens), tokens), self.cache.promised_bytes
         try:
             sequence = self.cache.sequence(len(tokens), tokens)
         except KVExhaustedError:
             reserved = sum(other.reserved_pages for other, _ in self.live)
             assert pages_for(len(tokens)) > self.cache.pages - reserved
+            assert self.cache.promised_bytes == promised
             return KVSequence()
+        assert self.cache.promised_bytes == promised + announced
         for page, start in zip(sequence.pages, range(0, len(tokens), PAGE_TOKENS), strict=False):
             assert page.memory.array()[:PAGE_TOKENS].tolist() == tokens[start : start + PAGE_TOKENS]
         self.cache.grow(sequence, len(tokens))
@@ -119,6 +154,14 @@ class Sharing(RuleBasedStateMachine):
         sequence.length = len(tokens)
         self.live.append((sequence, tokens))
         return sequence
+
+    @rule(sequence=sequences, pages=st.integers(0, 5))
+    def reserve(self, sequence: KVSequence, pages: int) -> None:
+        if any(known is sequence for known, _ in self.live):
+            try:
+                self.cache.reserve(sequence, pages * PAGE_TOKENS)
+            except KVExhaustedError:
+                assert pages - sequence.reserved_pages > self.cache.free_pages
 
     @rule(sequence=sequences)
     def keep(self, sequence: KVSequence) -> None:
@@ -147,6 +190,8 @@ class Sharing(RuleBasedStateMachine):
         assert self.cache.bytes_in_use == len(memories) * self.cache.page_bytes
         reserved = sum(sequence.reserved_pages for sequence, _ in self.live)
         assert self.cache.free_pages == self.cache.pages - reserved >= 0
+        unmapped = sum(sequence.reserved_pages - len(sequence.pages) for sequence, _ in self.live)
+        assert self.cache.promised_bytes == unmapped * self.cache.page_bytes
         only_kept = sum(page.users == 1 for page in kept)
         assert self.cache.reusable_bytes == only_kept * self.cache.page_bytes
         assert reserved + only_kept <= self.cache.pages

@@ -28,6 +28,8 @@ class Measured:
     peak: int
     samples: int
     spare: int
+    beyond_books: tuple[int, int]
+    """At rest, and the most while moving."""
     after_cycles: list[int]
 
 
@@ -62,6 +64,12 @@ def test_what_the_books_say_was_given_back_was_given_back(measured: Measured) ->
 def test_shrinking_takes_no_more_than_the_declared_spare(measured: Measured) -> None:
     assert measured.spare < 0.02 * measured.footprint
     assert measured.peak <= measured.anonymous[0] + measured.spare
+
+
+def test_nothing_is_held_that_is_not_on_the_books(measured: Measured) -> None:
+    """The largest arena that a growing step fills has 11 MiB: it is on the books before it is there."""
+    at_rest, moving = measured.beyond_books
+    assert moving < at_rest + 4 * MIB
 
 
 def test_many_cycles_do_not_drift(measured: Measured) -> None:

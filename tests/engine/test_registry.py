@@ -25,6 +25,15 @@ def test_publishing_replaces_only_the_named_modules() -> None:
     assert books.snapshot().modules == {"a": ModuleBytes(40, 64), "b": ModuleBytes(50, 64)}
 
 
+def test_what_was_loaded_is_not_counted_twice() -> None:
+    books = registry()
+    books.publish({"a": ModuleBytes(40, 64)})
+    books.add_loading(128)
+    assert books.snapshot().total == 64 + 128 + 4196 + 10
+    books.publish({"a": ModuleBytes(100, 128)}, loaded=128)
+    assert books.snapshot().total == 128 + 4196 + 10
+
+
 def test_a_snapshot_does_not_change_afterwards() -> None:
     books = registry()
     before = books.snapshot()

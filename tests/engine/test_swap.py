@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexquant.engine.errors import CheckpointError, SwapError
+from flexquant.engine.errors import CheckpointError, ClosedError, SwapError
 from flexquant.engine.memory import arena as arena_module
 from flexquant.engine.memory.process import anonymous_bytes
 from flexquant.engine.memory.registry import MemoryRegistry
@@ -309,9 +309,9 @@ def test_closing_ends_moves_and_refuses_new_ones() -> None:
     with swapper_on(ladder(modules=3)) as (swapper, _, _):
         future = swapper.move_to(3, budget_s=0)
         swapper.close()
-        with pytest.raises(SwapError, match="closed during the move"):
+        with pytest.raises(ClosedError, match="closed during the move"):
             future.result(timeout=0)
-        with pytest.raises(SwapError, match="closed"):
+        with pytest.raises(ClosedError, match="closed"):
             swapper.move_to(1)
         swapper.safe_point()
 

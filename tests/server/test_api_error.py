@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from flexquant.engine.errors import ContextLengthError, KVExhaustedError, SwapError
+from flexquant.engine.errors import ClosedError, ContextLengthError, KVExhaustedError, SwapError
 from flexquant.server.api_error import ApiError, as_api_error, unavailable, validation_error
 from flexquant.server.error_envelope import error_response
 
@@ -15,6 +15,7 @@ from flexquant.server.error_envelope import error_response
         (ContextLengthError("long", tokens=9, limit=8), 400, "invalid_request_error", "context_length_exceeded"),
         (KVExhaustedError("full"), 503, "unavailable_error", "kv_cache_exhausted"),
         (SwapError("stuck", hint="look"), 500, "server_error", "engine_error"),
+        (ClosedError("closed"), 503, "unavailable_error", "stopping"),
         (KeyError("private"), 500, "server_error", "internal_error"),
         (ApiError(404, "gone"), 404, "invalid_request_error", "not_found"),
         (ApiError(401, "who"), 401, "authentication_error", None),

@@ -11,89 +11,10 @@ from dataclasses import asdict, replace
 import pytest
 
 from flexquant.engine.errors import SwapError, UsageError
-from flexquant.server.control_loop import Controller
 from flexquant.server.controller.parameters import GIB, MIB, Parameters
-from flexquant.server.controller.sample import MemoryReading
-from flexquant.server.elastic_state import ElasticState, Quality
-from flexquant.server.monitor import Monitor
-
-FOOTPRINTS = tuple(GIB - k * 32 * MIB for k in range(11))
-TOTAL = 16 * GIB
-RESERVES = Parameters().reserves(TOTAL, shared=True, largest_step=32 * MIB)
-
-
-class FakeElastic:
-    """A model that moves when the test lets it."""
-
-    def __init__(self) -> None:
-        self.footprints = FOOTPRINTS
-        self.quality = [Quality(perplexity=10.0 + k, kl=0.01 * k) for k in range(len(FOOTPRINTS))]
-        self.position = 0
-        self.target = 0
-        self.at_once = True
-        self.orders: list[tuple[int, bool]] = []
-        self._move: Future[int] = Future()
-        self.ordered = threading.Event()
-
-    @property
-    def moving(self) -> bool:
-        return self.position != self.target
-
-    @property
-    def mapped_elastic_bytes(self) -> int:
-        return FOOTPRINTS[self.position]
-
-    def request_position(self, position: int, *, urgent: bool) -> Future[int]:
-        self.orders.append((position, urgent))
-        self.target = position
-        self._move = Future()
-        self.ordered.set()
-        if self.at_once:
-            self.arrive()
-        return self._move
-
-    def arrive(self) -> None:
-        self.position = self.target
-        self._move.set_result(self.position)
-
-    def fail(self) -> None:
-        self.target = self.position
-        self._move.set_exception(SwapError("module q: short read"))
-
-
-class Rig:
-    """A controller with a model, one memory source and a clock in the test's hand."""
-
-    def __init__(self, parameters: Parameters | None = None, **limits: int) -> None:
-        self.elastic = FakeElastic()
-        self.others = 4 * GIB
-        self.now = 1000.0
-        self.silent = False
-        self.controller = Controller(
-            self.elastic,
-            Monitor([self]),
-            parameters or Parameters(),
-            lambda: self.now,
-            wall_clock=lambda: 5e8,
-            **limits,
-        )
-
-    name = "host"
-
-    def read(self) -> MemoryReading:
-        if self.silent:
-            raise OSError("no answer")
-        return MemoryReading("host", TOTAL - self.others - FOOTPRINTS[self.elastic.position], TOTAL)
-
-    def leave(self, available: int) -> None:
-        """Make other programs leave so many bytes."""
-        self.others = TOTAL - FOOTPRINTS[self.elastic.position] - available
-
-    def tick(self, seconds: float = 0.25) -> ElasticState:
-        for _ in range(round(seconds / 0.25)):
-            self.now += 0.25
-            self.controller.tick()
-        return self.controller.state()
+from flexquant.server.controller.sample import MemoryReading, StressReading
+from flexquant.server.elastic_state import ElasticState
+from support.controlled import FOOTPRINTS, RESERVES, TOTAL, Rig
 
 
 def _run(coroutine: Coroutine[object, object, ElasticState]) -> ElasticState:
@@ -122,16 +43,21 @@ def test_the_state_has_every_field() -> None:
         "available_bytes": 11 * GIB,
         "pressure": "none",
         "phase": "hold",
+        "refusing": None,
         "quality": {"perplexity": 10.0, "kl": 0.0},
         "last_decision": None,
+        "release_efficiency": None,
+        "retained_bytes": 0,
+        "memory": asdict(rig.elastic.memory_state()),
         "sources": ({"name": "host", "available_bytes": 11 * GIB, "total_bytes": TOTAL, "error": None},),
+        "stress": (),
     }
 
 
 def test_before_the_first_tick_pressure_is_unknown() -> None:
     state = Rig().controller.state()
     assert (state.pressure, state.available_bytes) == ("unknown", None)
-    assert state.sources[0].available_bytes is None
+    assert state.sources == ()
 
 
 def test_low_memory_shrinks_and_the_state_says_why() -> None:
@@ -337,7 +263,7 @@ def test_a_step_published_during_the_reading_is_read_again() -> None:
     rig = Rig()
     read, published = rig.read, threading.Event()
 
-    def read_while_moving() -> MemoryReading:
+    def read_while_moving() -> list[MemoryReading | StressReading]:
         reading = read()
         if not published.is_set():
             published.set()
@@ -359,7 +285,7 @@ def _eventually(condition: Callable[[], bool]) -> bool:
 
 
 def test_the_thread_ticks_until_it_is_stopped_and_survives_a_broken_tick(caplog: pytest.LogCaptureFixture) -> None:
-    rig = Rig(replace(Parameters(), tick_s=0.01))
+    rig = Rig(replace(Parameters(), tick_least_s=0.01, tick_most_s=0.01))
     order = rig.elastic.request_position
 
     def broken(position: int, *, urgent: bool) -> Future[int]:

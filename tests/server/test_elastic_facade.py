@@ -6,6 +6,7 @@ from concurrent.futures import Future
 import pytest
 
 from flexquant.engine.errors import SwapError
+from flexquant.engine.memory.process import anonymous_bytes
 from flexquant.engine.memory.registry import MemorySnapshot, ModuleBytes
 from flexquant.server.elastic_facade import ElasticFacade
 from flexquant.server.elastic_state import Elastic, Quality
@@ -23,6 +24,9 @@ class Model:
         self.loading = 0
         self.budgets: list[float | None] = []
         self.drops = 0
+        self.trims = 0
+        self.promised_bytes = 20
+        self.reusable_bytes = 30
         self.future: Future[int] = Future()
 
     def resident_bytes(self) -> MemorySnapshot:
@@ -31,6 +35,9 @@ class Model:
 
     def drop_reusable(self) -> None:
         self.drops += 1
+
+    def drop_file_cache(self) -> None:
+        self.trims += 1
 
     def move_to(self, position: int, *, budget_s: float | None = None) -> Future[int]:
         self.budgets.append(budget_s)
@@ -51,7 +58,40 @@ def test_it_is_what_the_controller_needs() -> None:
 def test_transient_copies_count_and_other_memory_does_not() -> None:
     model = Model()
     model.loading = 40
-    assert facade(model).mapped_elastic_bytes == 300 + 7 + 40
+    assert facade(model).memory.elastic == 300 + 7 + 40
+
+
+def test_memory_of_prompts_is_told_by_what_it_is_for() -> None:
+    memory = facade(Model()).memory
+    assert (memory.kv, memory.kv_promised, memory.reusable) == (50, 20, 30)
+
+
+def test_all_memory_adds_up() -> None:
+    model = Model()
+    model.loading = 40
+    state = facade(model).memory_state()
+    assert (state.elastic, state.kv, state.scratch, state.fixed, state.embedding) == (347, 50, 9, 5, 11)
+    assert state.registry == state.elastic + state.kv + state.scratch + state.fixed
+    assert state.private == pytest.approx(anonymous_bytes(), abs=1 << 24)
+
+
+def test_orders_are_passed_on() -> None:
+    model = Model()
+    elastic = facade(model)
+    elastic.drop_reusable()
+    assert (model.drops, model.trims) == (1, 0)
+    elastic.trim()
+    assert (model.drops, model.trims) == (1, 1)
+
+
+def test_trimming_gives_the_heap_back() -> None:
+    model, blocks = Model(), [bytes(100_000) for _ in range(300)]
+    pins = blocks[::20]  # so that the top of the heap is not all that is free
+    held = anonymous_bytes()
+    del blocks
+    facade(model).trim()
+    assert anonymous_bytes() < held - 10_000_000
+    assert len(pins) == 15
 
 
 def test_urgent_move_may_hold_up_decoding_and_others_share_the_tokens_time() -> None:
@@ -61,7 +101,7 @@ def test_urgent_move_may_hold_up_decoding_and_others_share_the_tokens_time() -> 
     elastic.request_position(2, urgent=True)
     elastic.request_position(2, urgent=False)
     elastic.request_position(0, urgent=False)
-    assert model.drops == 2, "before the model shrinks, what costs no quality goes"
+    assert model.drops == 0, "the law orders that"
     assert model.budgets == [None, pytest.approx(0.010), pytest.approx(0.004)]
 
 

@@ -1,57 +1,21 @@
 """The thread that computes: batches, prompts between the answers, moves while idle, ends of all kinds."""
 
-import queue
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import pytest
 
 from flexquant.engine.errors import KVExhaustedError
-from flexquant.engine.sampling import GREEDY
 from flexquant.engine.segment import Floats, Segment, nothing
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.api_error import ApiError
-from flexquant.server.engine_thread import EngineThread, Job
-from flexquant.server.generation_request import Event, Failed, Finished, GenerationRequest, Started
+from flexquant.server.engine_thread import EngineThread
+from flexquant.server.generation_request import Event, Failed, Finished, Started
+from support.engine_requests import WAIT, Clock, Listener, hold, request, submit, until
 from support.fake_model import DOCS_LLAMA, LAYERS, FakeModel
 
-WAIT = 30.0
 PAGES = 64
-
-
-class Listener:
-    """Collects the events of one request."""
-
-    def __init__(self) -> None:
-        self.events: queue.Queue[tuple[int, Event]] = queue.Queue()
-
-    def deliver(self, number: int, event: Event) -> None:
-        self.events.put((number, event))
-
-    def next(self) -> Event:
-        return self.events.get(timeout=WAIT)[1]
-
-    def last(self) -> Finished | Failed:
-        while True:
-            event = self.next()
-            if isinstance(event, Finished | Failed):
-                return event
-
-    def outcomes(self, sequences: int) -> list[Finished | Failed]:
-        """How so many sequences ended, in the order in which they did."""
-        return [self.last() for _ in range(sequences)]
-
-
-class Clock:
-    """Moves when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -83,30 +47,6 @@ def engine(model: FakeModel, clock: Clock) -> Iterator[EngineThread]:
 @pytest.fixture
 def one_by_one(model: FakeModel, clock: Clock) -> Iterator[EngineThread]:
     yield from running(model, clock, parallel=1, timeout_s=60)
-
-
-def request(prompt: int = 3, max_tokens: int = 4, first: int = 70) -> GenerationRequest:
-    return GenerationRequest([first] * prompt, max_tokens, GREEDY)
-
-
-def submit(engine: EngineThread, *asked: GenerationRequest) -> tuple[Job, Listener]:
-    listener = Listener()
-    return engine.submit(asked, listener.deliver), listener
-
-
-def hold(model: FakeModel, engine: EngineThread, *asked: GenerationRequest) -> tuple[Job, Listener]:
-    """Submit a request and stop it within its first pass."""
-    model.gate.clear()
-    job, listener = submit(engine, *asked)
-    assert model.at_gate.wait(WAIT)
-    return job, listener
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def test_events_begin_with_started_and_end_with_finished(engine: EngineThread) -> None:

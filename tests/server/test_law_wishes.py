@@ -3,8 +3,9 @@
 from flexquant.server.controller.parameters import GIB, MIB
 from flexquant.server.controller.sample import Move
 from flexquant.server.controller.state import Pin, State, WorstPosition
+from flexquant.server.simulation.loads import square
+from flexquant.server.simulation.plant import Plant
 from support.fed_law import PLENTY, RESERVES, decide, hold, law_with, sample_of
-from support.plant import Plant, square
 
 
 def test_a_pin_holds_when_memory_is_low_or_plentiful() -> None:

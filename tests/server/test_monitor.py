@@ -16,8 +16,8 @@ class Source:
         self.name = name
         self._answer = answer
 
-    def read(self) -> MemoryReading:
-        return MemoryReading(self.name, self._answer(), 100)
+    def read(self) -> list[MemoryReading]:
+        return [MemoryReading(self.name, self._answer(), 100)]
 
 
 def test_every_source_is_read() -> None:

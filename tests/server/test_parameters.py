@@ -68,7 +68,6 @@ def test_a_budget_keeps_no_reserve_but_room_for_one_step() -> None:
         ({"reserve_low": 5, "reserve_target": 4}, "--reserve-target 4"),
         ({"grow_window": -1.0}, "--grow-window -1"),
         ({"cooldown": float("nan")}, "--cooldown nan"),
-        ({"tick": 0.0}, "--tick 0"),
     ],
 )
 def test_wrong_flags_are_named(flags: dict[str, object], names: str) -> None:
@@ -78,4 +77,4 @@ def test_wrong_flags_are_named(flags: dict[str, object], names: str) -> None:
 
 def test_flags_that_are_absent_keep_the_defaults() -> None:
     assert Parameters.from_flags() == Parameters()
-    assert Parameters.from_flags(cooldown=1.0, tick=0.1).tick_s == 0.1
+    assert Parameters.from_flags(cooldown=1.0).cooldown_s == 1.0

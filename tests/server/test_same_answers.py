@@ -14,8 +14,9 @@ from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.generation import Generation
 from flexquant.engine.sampling import SamplingParams
 from flexquant.engine.tokenizer import Tokenizer
-from flexquant.server.engine_thread import Deliver, EngineThread
+from flexquant.server.engine_thread import EngineThread
 from flexquant.server.generation_request import Event, Failed, Finished, GenerationRequest, Text
+from flexquant.server.job import Deliver
 from support.ensembles import Shape, random_ensemble
 
 WAIT = 60.0

@@ -11,6 +11,7 @@ from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.controller.parameters import Parameters
 from flexquant.server.controller.sample import MemoryReading
 from flexquant.server.monitor import Monitor
+from flexquant.server.probes.discover import Roots, discover
 from flexquant.server.settings import Settings, load_settings
 from flexquant.server.startup import demand_of, describe, make_monitor, make_parameters, measure_room, start
 from support.ensembles import random_ensemble
@@ -34,15 +35,17 @@ class Probe:
         self.name = name
         self._available, self._shared = available, shared
 
-    def read(self) -> MemoryReading:
+    def read(self) -> list[MemoryReading]:
         if self._available is None:
             raise OSError("no answer")
-        return MemoryReading(self.name, self._available, 16 * 1024 * MIB, self._shared)
+        return [MemoryReading(self.name, self._available, 16 * 1024 * MIB, self._shared)]
 
 
 def test_sources_follow_the_settings() -> None:
-    assert make_monitor(load()).names == ("host",)
-    assert make_monitor(load("--memory-budget", "1G")).names == ("host", "budget")
+    machine = tuple(probe.name for probe in discover(Roots()))
+    assert machine[0] == "host"
+    assert make_monitor(load()).names == machine
+    assert make_monitor(load("--memory-budget", "1G")).names == (*machine, "budget")
     assert make_monitor(load("--simulated-memory", "2G", "--simulated-pids", "1")).names == ("machine",)
 
 

@@ -30,8 +30,8 @@ class PlentyOfMemory:
 
     name = "plenty"
 
-    def read(self) -> MemoryReading:
-        return MemoryReading(self.name, available=12 * GIB, total=16 * GIB)
+    def read(self) -> list[MemoryReading]:
+        return [MemoryReading(self.name, available=12 * GIB, total=16 * GIB)]
 
 
 @dataclass(frozen=True, slots=True)

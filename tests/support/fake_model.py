@@ -20,6 +20,8 @@ DOCS_LLAMA = Path(__file__).parents[1] / "assets" / "docs-llama"
 """The model whose shape and tokenizer the fake has."""
 LAYERS = 4
 """Safe points per pass."""
+PAGE_BYTES = 1000
+"""Promised for each KV page; none is ever mapped."""
 
 
 def next_token(token: int, length: int) -> int:
@@ -56,6 +58,10 @@ class FakeModel:
         """Of the moves that were ordered."""
         self.drops = 0
         """Orders to give back what is kept for later prompts."""
+        self.trims = 0
+        """Orders to give back what the file cache holds."""
+        self.promised_bytes = 0
+        self.reusable_bytes = 0
         self._moves: list[Future[int]] = []
 
     def new_sequence(self, tokens: int, prompt: Tokens | None = None, *, exact: bool = False) -> KVSequence:
@@ -64,7 +70,12 @@ class FakeModel:
         if pages > self.free_pages:
             raise KVExhaustedError(f"{pages} pages are needed, {self.free_pages} are free")
         self.free_pages -= pages
+        self.promised_bytes += pages * PAGE_BYTES
         return KVSequence(reserved_pages=pages)
+
+    def bytes_to_map(self, tokens: int, prompt: Tokens | None = None, *, exact: bool = False) -> int:
+        del prompt, exact  # as above
+        return pages_for(tokens) * PAGE_BYTES
 
     def keep(self, sequence: KVSequence, tokens: Tokens, prompt_tokens: int) -> None:
         """Nothing is kept, but the call is checked: it comes while the sequence lives."""
@@ -72,9 +83,14 @@ class FakeModel:
 
     def drop_reusable(self) -> None:
         self.drops += 1
+        self.on_ready()
+
+    def drop_file_cache(self) -> None:
+        self.trims += 1
 
     def release(self, sequence: KVSequence) -> None:
         self.free_pages += sequence.reserved_pages
+        self.promised_bytes -= sequence.reserved_pages * PAGE_BYTES
         sequence.reserved_pages = 0
 
     def forward(self, segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Floats:

@@ -1,12 +1,13 @@
 """The control law fed with samples by hand: what it makes of them, nothing being carried out."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from flexquant.server.controller.law import Law
 from flexquant.server.controller.parameters import GIB, Parameters
-from flexquant.server.controller.sample import MemoryReading, Move, Sample
+from flexquant.server.controller.sample import MemoryReading, Move, Order, Sample
 from flexquant.server.controller.state import State
-from support.plant import even_footprints
+from flexquant.server.simulation.plant import even_footprints
 
 TOTAL = 16 * GIB
 FOOTPRINTS = even_footprints()
@@ -33,15 +34,20 @@ def law_with(**changes: object) -> Law:
 
 
 def decide(law: Law, state: State, sample: Sample, now: float) -> tuple[State, list[Move]]:
-    """One decision, with the orders as a list."""
-    state, moves = law.decide(state, sample, now)
-    return state, list(moves)
+    """One decision, with its moves as a list."""
+    state, orders = law.decide(state, sample, now)
+    return state, moves_of(orders)
+
+
+def moves_of(orders: Iterable[Order]) -> list[Move]:
+    """The moves among orders."""
+    return [order for order in orders if isinstance(order, Move)]
 
 
 def hold(law: Law, state: State, sample: Sample, start: float, seconds: float) -> tuple[State, list[Move]]:
     """Feed the same sample for `seconds`; the orders are not carried out."""
-    orders: list[Move] = []
+    moves: list[Move] = []
     for index in range(round(seconds / 0.25)):
-        state, moves = law.decide(state, sample, start + index * 0.25)
-        orders += moves
-    return state, orders
+        state, ordered = decide(law, state, sample, start + index * 0.25)
+        moves += ordered
+    return state, moves

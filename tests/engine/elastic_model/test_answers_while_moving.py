@@ -64,6 +64,8 @@ def test_a_prefill_pass_lets_moves_in_between_layers(model: ElasticModel) -> Non
 def test_a_sequence_lives_through_moves(model: ElasticModel) -> None:
     """0 -> N -> 0 while tokens stream: none is lost, and afterwards the model is as if it had never moved."""
     before = generate(model, tokens=100)
+    ready = threading.Event()
+    model.on_ready = ready.set
     with Generation(model, PROMPT, max_tokens=100, ignore_eos=True) as generation:
         visited = set()
         while generation.finished is None:
@@ -71,6 +73,9 @@ def test_a_sequence_lives_through_moves(model: ElasticModel) -> None:
                 model.move_to(model.max_position, budget_s=0)
             if len(generation.generated) == 60:
                 model.move_to(0, budget_s=0)
+            if model.moving:  # so that each token finds a step that is ready, however slow the loader is
+                assert ready.wait(30)
+                ready.clear()
             generation.step()
             visited.add(model.position)
         assert len(generation.generated) == 100

@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import MemoryShortError
 from flexquant.engine.memory.process import anonymous_bytes
 from flexquant.engine.memory_needs import MemoryNeeds
+from flexquant.engine.model_config import EMBEDDING
 from flexquant.engine.prefix_cache import PAGE_TOKENS
 from support.elastic_models import move
 from support.ensembles import Shape, random_ensemble
@@ -100,3 +102,73 @@ def test_the_page_cache_is_dropped_when_asked(
         assert start <= entry.offset
         assert start + length >= entry.offset + entry.nbytes
         assert advice == os.POSIX_FADV_DONTNEED
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="posix_fadvise is Linux's")
+def test_all_weights_can_leave_the_page_cache_but_not_the_embedding_table(
+    model: ElasticModel, ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped: list[tuple[int, int, int]] = []
+
+    def note(descriptor: int, start: int, length: int, _advice: int) -> None:
+        dropped.append((os.fstat(descriptor).st_ino, start, start + length))
+
+    monkeypatch.setattr(os, "posix_fadvise", note)
+    model.drop_file_cache()
+    entries = [entry for specs in ensemble.specs.values() for spec in specs for entry in spec.entries.values()]
+    for entry in entries:
+        inode = entry.file.stat().st_ino
+        assert any(
+            file == inode and start <= entry.offset and entry.offset + entry.nbytes <= end
+            for file, start, end in dropped
+        )
+    assert len(dropped) < len(entries), "neighbours go together"
+    table = ensemble.common[EMBEDDING]
+    for file, start, end in dropped:
+        if file == table.file.stat().st_ino:
+            inside = min(end, table.offset + table.nbytes) - max(start, table.offset)
+            assert inside < 2 * 4096, "a page that it shares with a neighbour at most"
+
+
+def test_a_store_that_is_gone_does_not_keep_the_others_in_the_page_cache(
+    model: ElasticModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def gone(*_: object) -> int:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(os, "open", gone)
+    model.drop_file_cache()
+    if sys.platform == "linux":
+        assert "stays in the page cache: No such file" in caplog.text
+
+
+def test_what_a_sequence_may_take_is_known_before_and_while_it_runs(model: ElasticModel) -> None:
+    tokens = 3 * PAGE_TOKENS
+    page = model.bytes_to_map(1)
+    assert model.bytes_to_map(tokens, np.arange(tokens)) == 3 * page
+    first = model.new_sequence(tokens, np.arange(tokens))
+    assert model.promised_bytes == 3 * page
+    model.forward([appended(first, torch.arange(tokens))])
+    assert (model.promised_bytes, model.resident_bytes().kv) == (0, 3 * page)
+    model.keep(first, np.arange(tokens), tokens)
+    assert model.reusable_bytes == 0
+    model.release(first)
+    kept = model.reusable_bytes
+    announced = model.bytes_to_map(tokens, np.arange(tokens))
+    second = model.new_sequence(tokens, np.arange(tokens))
+    assert model.promised_bytes == announced == 3 * page - second.cached_tokens // PAGE_TOKENS * page
+    assert model.reusable_bytes == kept - second.cached_tokens // PAGE_TOKENS * page
+    model.release(second)
+
+
+def test_an_order_to_drop_what_is_reusable_wakes_an_idle_engine_thread(model: ElasticModel) -> None:
+    sequence = model.new_sequence(PAGE_TOKENS)
+    model.forward([appended(sequence, torch.arange(PAGE_TOKENS))])
+    model.keep(sequence, np.arange(PAGE_TOKENS), PAGE_TOKENS)
+    model.release(sequence)
+    woken: list[int] = []
+    model.on_ready = lambda: woken.append(model.reusable_bytes)
+    model.drop_reusable()
+    assert len(woken) == 1
+    model.safe_point()
+    assert model.reusable_bytes == model.resident_bytes().kv == 0

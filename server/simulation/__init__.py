@@ -1,0 +1,1 @@
+"""The control law in closed loop with a simulated machine."""
