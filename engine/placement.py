@@ -13,6 +13,16 @@ from flexquant.engine.swap import Arenas
 
 
 @dataclass(frozen=True, slots=True)
+class CardUse:
+    """Memory of a card that has its own."""
+
+    memory: Callable[[], tuple[int, int]]
+    """Free and total bytes, of all programs together."""
+    used: Callable[[], int]
+    """Bytes that this process has taken, without what the driver takes for itself."""
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """How memory is taken there."""
 
@@ -22,8 +32,8 @@ class Placement:
     """Takes the first three arguments of `KVCache`."""
     available: Callable[[], int]
     """Free bytes, for messages."""
-    own_memory: Callable[[], tuple[int, int]] | None
-    """Free and total bytes of a card that has memory of its own; None where the model lies in the host's."""
+    card: CardUse | None
+    """None where the model lies in the host's memory, which an integrated card shares."""
 
 
 HOST: Final = Placement(ArenaSet, KVCache, lambda: psutil.virtual_memory().available, None)

@@ -15,8 +15,9 @@ from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import FlexQuantError
 from flexquant.engine.kv_cache import pages_for
 from flexquant.engine.manifest import MANIFEST_NAME
+from flexquant.engine.memory.process import anonymous_bytes
 from flexquant.engine.memory_needs import MemoryNeeds
-from flexquant.engine.placement import HOST, Placement
+from flexquant.engine.placement import HOST, CardUse, Placement
 from flexquant.engine.prefix_cache import PAGE_TOKENS
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.chat_template import ChatTemplate
@@ -30,6 +31,7 @@ from flexquant.server.engine_thread import EngineThread
 from flexquant.server.memory_gate import MemoryGate
 from flexquant.server.monitor import Monitor
 from flexquant.server.probes.budget import BudgetProbe
+from flexquant.server.probes.cuda import CudaProbe
 from flexquant.server.probes.discover import Roots, discover
 from flexquant.server.probes.machine import MachineProbe
 from flexquant.server.probes.probe import Probe
@@ -54,15 +56,22 @@ class Daemon:
         self.elastic_model.close()
 
 
-def make_monitor(settings: Settings) -> Monitor:
-    """The memory sources that the settings ask for; the tightest one counts."""
+def make_monitor(settings: Settings, card: CardUse | None = None) -> Monitor:
+    """The memory sources that the settings ask for; the tightest one counts.
+
+    Args:
+        settings: Of the daemon.
+        card: Has memory of its own, in which the model lies: then that is what has to suffice, and not the host's.
+    """
     probes: list[Probe]
-    if settings.simulated_memory is None:
-        probes = list(discover(Roots()))
-    else:  # instead of the whole machine, its pressure and limits included
+    if settings.simulated_memory is not None:  # instead of the whole machine, its pressure and limits included
         probes = [MachineProbe(settings.simulated_memory, settings.simulated_pids)]
+    elif card is not None:
+        probes = [CudaProbe(card.memory)]
+    else:
+        probes = list(discover(Roots()))
     if settings.memory_budget is not None:
-        probes.append(BudgetProbe(settings.memory_budget))
+        probes.append(BudgetProbe(settings.memory_budget, anonymous_bytes if card is None else card.used))
     return Monitor(probes)
 
 
@@ -97,11 +106,12 @@ def start(settings: Settings, folder: Path) -> Daemon:
         InputError: The ensemble cannot be used.
         MemoryShortError: Not even its smallest position fits.
     """
-    parameters, monitor = make_parameters(settings), make_monitor(settings)
+    parameters = make_parameters(settings)
     ensemble = Ensemble.open(folder, verify=settings.verify)
     sequence = ensemble.sequence()
     tokenizer = Tokenizer.open(ensemble.tokenizer_folder)
     compute, placement = choose_device(settings)
+    monitor = make_monitor(settings, placement.card)
     plan = plan_start(
         demand_of(ensemble, compute),
         measure_room(monitor, parameters, sequence.footprint_bytes),

@@ -119,12 +119,12 @@ def _speed(results: Mapping[str, Any]) -> Iterator[Row]:
 def _others(results: Mapping[str, Any]) -> Iterator[Row]:
     for found in _parts(results, "streams"):
         yield _alone(f"{_MODEL}, decode, {found['streams']} at a time, position 0", "tokens/s", found["tokens_per_s"])
-    if (found := results.get("prefill")) and "ours" in found:
+    if (prompt := results.get("prefill")) and "ours" in prompt:
         yield Row(
-            f"{_MODEL}, a prompt of {found['tokens']} tokens: ours in chunks of 256",
+            f"{_MODEL}, a prompt of {prompt['tokens']} tokens: ours in chunks of 256",
             "tokens/s",
-            Figure.of(found["ours"]),
-            Figure.of(found["plain"]),
+            Figure.of(prompt["ours"]),
+            Figure.of(prompt["plain"]),
             "exllamav2 by itself, in one chunk",
         )
 

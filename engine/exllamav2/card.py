@@ -58,6 +58,10 @@ class Card(Protocol):
         """Free bytes on the card, and bytes in all, as the driver counts them."""
         ...
 
+    def taken(self) -> int:
+        """Bytes on the card that this process has taken, without what the driver takes for itself."""
+        ...
+
     def allocate(self, nbytes: int) -> CardMemory:
         """Take memory from the driver.
 

@@ -15,7 +15,7 @@ from flexquant.engine.exllamav2.handles import Handles
 from flexquant.engine.kv_cache import KVType
 from flexquant.engine.memory.registry import MemoryRegistry
 from flexquant.engine.model_config import ModelConfig
-from flexquant.engine.placement import Placement
+from flexquant.engine.placement import CardUse, Placement
 from flexquant.engine.prefill import CHUNK_TOKENS
 from flexquant.engine.residency import Residency
 from flexquant.engine.segment import Floats
@@ -60,7 +60,7 @@ class CardCompute:
             arenas=self._make_arenas,
             cache=self._make_cache,
             available=lambda: self.card.available()[0],
-            own_memory=None if self.card.integrated else self.card.available,
+            card=None if self.card.integrated else CardUse(self.card.available, self.card.taken),
         )
 
     def size_bytes(self, spec: Exl2Spec) -> int:

@@ -1,6 +1,8 @@
 """A real card's memory: taken from the CUDA driver and given back to it, never kept by an allocator in between."""
 
 import ctypes
+import threading
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -14,8 +16,9 @@ _OUT_OF_MEMORY: Final = 2  # CUDA_ERROR_OUT_OF_MEMORY
 class DriverMemory:
     """Implements `CardMemory` by `cuMemAlloc`. Freed when it is dropped, too."""
 
-    def __init__(self, driver: ctypes.CDLL, nbytes: int) -> None:
+    def __init__(self, driver: ctypes.CDLL, nbytes: int, account: Callable[[int], None]) -> None:
         self._driver = driver
+        self._account = account
         self._nbytes = 0
         pointer = ctypes.c_uint64()
         code = driver.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(nbytes))
@@ -25,6 +28,7 @@ class DriverMemory:
             raise RuntimeError(f"cuMemAlloc of {nbytes} bytes failed with CUDA error {code}")
         self._address = pointer.value
         self._nbytes = nbytes
+        account(nbytes)
 
     @property
     def nbytes(self) -> int:
@@ -53,6 +57,7 @@ class DriverMemory:
         """See `CardMemory`."""
         if self._nbytes == 0:
             return
+        self._account(-self._nbytes)
         self._nbytes = 0
         code = self._driver.cuMemFree_v2(ctypes.c_uint64(self._address))
         if code != 0:
@@ -60,6 +65,7 @@ class DriverMemory:
 
     def __del__(self) -> None:
         if self._nbytes:
+            self._account(-self._nbytes)
             self._nbytes = 0
             self._driver.cuMemFree_v2(ctypes.c_uint64(self._address))
 
@@ -75,6 +81,8 @@ class CudaCard:
         self._index = index
         self.device = torch.device("cuda", index)
         self._driver = ctypes.CDLL("libcuda.so.1")
+        self._taken = 0
+        self._lock = threading.Lock()
         self._uploads = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # as torch has it
 
     @property
@@ -92,15 +100,19 @@ class CudaCard:
         free, total = torch.cuda.mem_get_info(self.device)
         return int(free), int(total)
 
+    def taken(self) -> int:
+        """See `Card`: weights, keys and values, and what torch's allocator holds for passes."""
+        return self._taken + torch.cuda.memory_reserved(self.device)
+
     def allocate(self, nbytes: int) -> DriverMemory:
         """See `Card`. What torch has cached and does not use is given back first, if it stands in the way."""
         torch.cuda.set_device(self.device)
         torch.cuda.mem_get_info(self.device)  # makes torch's context this thread's, which the driver's calls need
         try:
-            return DriverMemory(self._driver, nbytes)
+            return DriverMemory(self._driver, nbytes, self._account)
         except MemoryError:
             torch.cuda.empty_cache()
-            return DriverMemory(self._driver, nbytes)
+            return DriverMemory(self._driver, nbytes, self._account)
 
     def staging(self, nbytes: int) -> memoryview:
         """See `Card`."""
@@ -121,6 +133,10 @@ class CudaCard:
         """See `Card`."""
         self._rows(target, count, nbytes).copy_(self._rows(source, count, nbytes))
         torch.cuda.current_stream(self.device).synchronize()
+
+    def _account(self, nbytes: int) -> None:
+        with self._lock:
+            self._taken += nbytes
 
     def _rows(self, rows: Rows, count: int, nbytes: int) -> torch.Tensor:
         whole = on_card(rows.memory, self.device)

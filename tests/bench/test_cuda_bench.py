@@ -60,7 +60,7 @@ def test_right_and_wrong_answers_are_told_apart(tmp_path: Path, monkeypatch: pyt
     assert answers.weights_at_every_position(ensemble) == {"compared": 24, "wrong": [], "ok": True}
     assert answers.tokens_while_moving(ensemble, count=3)["equal"] == 3
     assert answers.batches(ensemble, streams=3)["ok"]
-    right = answers.prompt_logits
+    right = models.prompt_logits
     monkeypatch.setattr(answers, "prompt_logits", lambda *arguments: _turned(right(*arguments)))
     assert not answers.logits_at_every_position(ensemble)["ok"]
 

@@ -15,9 +15,9 @@ from flexquant.server.elastic_state import Quality
 from flexquant.server.engine_thread import EngineThread
 from flexquant.server.generation_request import Event, Failed, Finished, GenerationRequest
 from flexquant.server.settings import load_settings
-from flexquant.server.startup import choose_device
+from flexquant.server.startup import choose_device, make_monitor
 from support.ensembles import Shape, random_ensemble
-from support.fake_card import FakeSetUp
+from support.fake_card import FakeCard, FakeSetUp
 
 WAIT = 60.0
 
@@ -76,3 +76,13 @@ def test_a_gpu_that_is_not_there_is_an_error_and_auto_does_without() -> None:
     assert placement.available() > 0
     with pytest.raises(UsageError, match="device"):
         load_settings(["--model", "demo", "--device", "tpu"])
+
+
+def test_memory_of_the_card_is_what_has_to_suffice() -> None:
+    fakes = FakeSetUp(FakeCard(total=1000, used=400))
+    card = fakes.compute().placement.card
+    monitor = make_monitor(load_settings(["--model", "demo", "--memory-budget", "500"]), card)
+    assert [(found.source, found.available) for found in monitor.read().memory] == [("cuda", 600), ("budget", 100)]
+    fakes.card.integrated = True
+    assert fakes.compute().placement.card is None
+    assert "host" in make_monitor(load_settings(["--model", "demo"]), None).names

@@ -5,6 +5,7 @@ and not freed under a block; nothing that a pass used goes before the card was w
 are ones. Weights are read from the fake device's bytes by exllamav2's documented formula, not by the engine's code.
 """
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -52,7 +53,7 @@ class FakeMemory:
             raise RuleBrokenError("device memory is released under a matrix")
         if id(self) in self._card.in_flight:
             raise RuleBrokenError("device memory is released while a pass that uses it may run")
-        self._card.used -= len(self._bytes)
+        self._card.account(-len(self._bytes))
         self._bytes = None
 
 
@@ -73,15 +74,23 @@ class FakeCard:
     in_flight: set[int] = field(default_factory=set)
     """Memories that passes used since the card was waited for."""
     uploads: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def available(self) -> tuple[int, int]:
         return self.total - self.used, self.total
 
+    def taken(self) -> int:
+        return self.used
+
     def allocate(self, nbytes: int) -> FakeMemory:
-        if self.used + nbytes > self.total:
-            raise MemoryError(f"{nbytes} bytes")
-        self.used += nbytes
+        self.account(nbytes)
         return FakeMemory(self, nbytes)
+
+    def account(self, nbytes: int) -> None:
+        with self.lock:
+            if nbytes > 0 and self.used + nbytes > self.total:
+                raise MemoryError(f"{nbytes} bytes")
+            self.used += nbytes
 
     def staging(self, nbytes: int) -> memoryview:
         return memoryview(bytearray(nbytes))

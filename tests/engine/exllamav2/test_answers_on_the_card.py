@@ -1,5 +1,6 @@
 """The card answers as the CPU engine does, at every position and whatever moved it."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,9 +145,10 @@ def test_any_orders_between_tokens(
             generation.step()
     last = targets[-1][0]
     move(model, last)
-    found, taken = digests(model), fakes.card.used
-    assert found == digests_by_position(ensemble)[last]
-    assert taken == sum(block.length for block in _blocks(model))
+    assert digests(model) == digests_by_position(ensemble)[last]
+    patience = time.monotonic() + 10  # the loader may be busy with a step that was superseded
+    while fakes.card.used != sum(block.length for block in _blocks(model)):
+        assert time.monotonic() < patience
     model.close()
     assert fakes.card.used == 0
 
