@@ -110,7 +110,7 @@ def start(settings: Settings, folder: Path) -> Daemon:
     ensemble = Ensemble.open(folder, verify=settings.verify)
     sequence = ensemble.sequence()
     tokenizer = Tokenizer.open(ensemble.tokenizer_folder)
-    compute, placement = choose_device(settings)
+    compute, placement = choose_device(settings, ensemble)
     monitor = make_monitor(settings, placement.card)
     plan = plan_start(
         demand_of(ensemble, compute),
@@ -155,7 +155,7 @@ def start(settings: Settings, folder: Path) -> Daemon:
     return Daemon(DaemonState(served, engine, controller), model)
 
 
-def choose_device(settings: Settings) -> tuple[Compute, Placement]:
+def choose_device(settings: Settings, ensemble: Ensemble) -> tuple[Compute, Placement]:
     """Who computes, and where the model lies for that.
 
     Raises:
@@ -168,7 +168,7 @@ def choose_device(settings: Settings) -> tuple[Compute, Placement]:
     if settings.device == "cuda" or (not on_cpu and card_is_there()):
         on_card = card_compute(keep_copies=settings.keep_copies)
         log.info("computing with %s on %s", on_card.name, on_card.card.name)
-        return on_card, on_card.placement
+        return on_card, on_card.placement(ensemble)
     compute = choose_compute(settings.kernels, settings.threads)
     log.info("computing with %s on %d threads", compute.name, settings.threads or usable_cores())
     return compute, HOST

@@ -34,7 +34,7 @@ def on_card(
         sequence=sequence,
         kv_pages=pages_for(tokens),
         compute=compute,
-        placement=compute.placement,
+        placement=compute.placement(ensemble),
     )
     try:
         yield model, compute

@@ -1,6 +1,7 @@
 """Computing on the card: what `ElasticModel` needs to run an ensemble there."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 from flexquant.engine.arena_set import Read
@@ -34,7 +35,7 @@ class OpenKernels(Protocol):
 
 
 class CardCompute:
-    """Implements `Compute` for one model; `ElasticModel.load` takes it together with its `placement`.
+    """Implements `Compute` for one model at a time; `ElasticModel.load` takes it together with its `placement`.
 
     Args:
         card: Has the memory.
@@ -50,14 +51,12 @@ class CardCompute:
         self.card = card
         self._open_kernels = open_kernels
         self._keep_copies = keep_copies
-        self._ensemble: Ensemble | None = None
         self._made: tuple[Kernels, Handles, CardArenas] | None = None
 
-    @property
-    def placement(self) -> Placement:
-        """Weights, keys and values lie on the card."""
+    def placement(self, ensemble: Ensemble) -> Placement:
+        """An ensemble's weights, keys and values lie on the card."""
         return Placement(
-            arenas=self._make_arenas,
+            arenas=partial(self._make_arenas, ensemble),
             cache=self._make_cache,
             available=lambda: self.card.available()[0],
             card=None if self.card.integrated else CardUse(self.card.available, self.card.taken),
@@ -78,9 +77,8 @@ class CardCompute:
             "rotations": 2 * _HALF * config.context * config.head_dim,
         }
 
-    def filler(self, ensemble: Ensemble) -> Callable[[Exl2Spec, memoryview], None]:
+    def filler(self, ensemble: Ensemble) -> Callable[[Exl2Spec, memoryview], None]:  # noqa: ARG002  # as `Compute` has it
         """See `Compute`."""
-        self._ensemble = ensemble
         return lambda spec, buffer: Form(spec).fill(buffer)
 
     def decoder(self, ensemble: Ensemble, residency: Residency, swapper: Swapper) -> CardDecoder:  # noqa: ARG002  # as `Compute` has it
@@ -91,6 +89,7 @@ class CardCompute:
 
     def _make_arenas(
         self,
+        ensemble: Ensemble,
         residency: Residency,
         read: Read,
         *,
@@ -98,8 +97,6 @@ class CardCompute:
         registry: MemoryRegistry,
         progress: Callable[[int, int], None],
     ) -> CardArenas:
-        ensemble = self._ensemble
-        assert ensemble is not None, "the filler is made before the arenas"
         kernels = self._open_kernels(
             ensemble.config,
             {name: ensemble.common.floats(name) for name in ensemble.config.norms()},

@@ -82,10 +82,10 @@ class CardDecoder:
             if place.module == module
         )
         spec = self._ensemble.specs[module][variant]
-        inverse = self._ensemble_order(module, variant)
+        inverse = self._inverse_order(module, variant)
         return variant, self._kernels.reconstruct(self._handles.matrix(spec.key))[np.argsort(inverse)]
 
-    def _ensemble_order(self, module: str, variant: int) -> npt.NDArray[np.int32]:
+    def _inverse_order(self, module: str, variant: int) -> npt.NDArray[np.int32]:
         entry = self._ensemble.specs[module][variant].entries["q_invperm"]
         with entry.file.open("rb") as stream:
             stream.seek(entry.offset)

@@ -30,7 +30,7 @@ def ensemble(tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
 @pytest.fixture
 def model(ensemble: Ensemble) -> Iterator[ElasticModel]:
     compute = FakeSetUp().compute()
-    model = ElasticModel.load(ensemble, kv_pages=64, compute=compute, placement=compute.placement)
+    model = ElasticModel.load(ensemble, kv_pages=64, compute=compute, placement=compute.placement(ensemble))
     yield model
     model.close()
 
@@ -64,25 +64,27 @@ def test_requests_are_answered_while_the_controller_moves_the_model(model: Elast
     assert model.last_error is None
 
 
-def test_a_gpu_that_is_not_there_is_an_error_and_auto_does_without() -> None:
+def test_a_gpu_that_is_not_there_is_an_error_and_auto_does_without(ensemble: Ensemble) -> None:
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(UsageError, match="cannot run on a GPU here"):
-        choose_device(load_settings(["--model", "demo", "--device", "cuda"]))
-    compute, placement = choose_device(load_settings(["--model", "demo", "--kernels", "torch", "--threads", "1"]))
+        choose_device(load_settings(["--model", "demo", "--device", "cuda"]), ensemble)
+    compute, placement = choose_device(
+        load_settings(["--model", "demo", "--kernels", "torch", "--threads", "1"]), ensemble
+    )
     assert compute.name == "torch"
     assert placement.available() > 0
     with pytest.raises(UsageError, match="device"):
         load_settings(["--model", "demo", "--device", "tpu"])
 
 
-def test_memory_of_the_card_is_what_has_to_suffice() -> None:
+def test_memory_of_the_card_is_what_has_to_suffice(ensemble: Ensemble) -> None:
     fakes = FakeSetUp(FakeCard(total=1000, used=400))
-    card = fakes.compute().placement.card
+    card = fakes.compute().placement(ensemble).card
     monitor = make_monitor(load_settings(["--model", "demo", "--memory-budget", "500"]), card)
     assert [(found.source, found.available) for found in monitor.read().memory] == [("cuda", 600), ("budget", 100)]
     fakes.card.integrated = True
-    assert fakes.compute().placement.card is None
+    assert fakes.compute().placement(ensemble).card is None
     assert "host" in make_monitor(load_settings(["--model", "demo"]), None).names

@@ -32,7 +32,7 @@ def load(ensemble: Ensemble, fakes: FakeSetUp) -> Iterator[Load]:
     def on_card(found: Ensemble = ensemble, *, position: int = 0, kv_pages: int = 16) -> ElasticModel:
         compute = fakes.compute()
         model = ElasticModel.load(
-            found, position=position, kv_pages=kv_pages, compute=compute, placement=compute.placement
+            found, position=position, kv_pages=kv_pages, compute=compute, placement=compute.placement(found)
         )
         models.append(model)
         return model

@@ -138,7 +138,7 @@ def test_any_orders_between_tokens(
     """No order of moves breaks a rule of the card, leaves memory there, or ends at other weights than it should."""
     fakes = FakeSetUp(keep_copies=keep_copies)
     compute = fakes.compute()
-    model = ElasticModel.load(ensemble, position=11, kv_pages=4, compute=compute, placement=compute.placement)
+    model = ElasticModel.load(ensemble, position=11, kv_pages=4, compute=compute, placement=compute.placement(ensemble))
     with Generation(model, PROMPT, max_tokens=len(targets) + 1, ignore_eos=True) as generation:
         for position, budget in targets:
             model.move_to(position, budget_s=budget)

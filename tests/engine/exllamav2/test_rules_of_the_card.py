@@ -24,7 +24,7 @@ def test_no_room_for_the_start_position(ensemble: Ensemble) -> None:
     fakes = FakeSetUp(FakeCard(total=100_000))
     compute = fakes.compute()
     with pytest.raises(MemoryShortError) as caught:
-        ElasticModel.load(ensemble, kv_pages=4, compute=compute, placement=compute.placement)
+        ElasticModel.load(ensemble, kv_pages=4, compute=compute, placement=compute.placement(ensemble))
     assert caught.value.available == 100_000
     assert fakes.card.used == 0
 
@@ -64,7 +64,7 @@ def test_kept_copies_spare_reading_and_are_whole(ensemble: Ensemble, monkeypatch
         fill(form, buffer)
 
     monkeypatch.setattr(Form, "fill", counted)
-    model = ElasticModel.load(ensemble, kv_pages=4, compute=compute, placement=compute.placement)
+    model = ElasticModel.load(ensemble, kv_pages=4, compute=compute, placement=compute.placement(ensemble))
     at_start = digests(model)
     move(model, model.max_position)
     seen = len(reads)
