@@ -42,8 +42,8 @@ def _parts(arguments: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     """What to run, in order. Imports nothing before it is needed: the first part tells why the others cannot run."""
 
     def facts() -> dict[str, Any]:
+        from flexquant.engine.exllamav2.extension import load_extension
         from flexquant.engine.exllamav2.facts import gpu_facts
-        from flexquant.engine.exllamav2.library import load_extension
 
         found = gpu_facts()
         begun = time.perf_counter()

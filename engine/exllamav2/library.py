@@ -1,14 +1,12 @@
-"""The only file that calls exllamav2 (0.3.2): its compiled kernels, without its model classes.
+"""The only file that calls exllamav2 (0.3.2): its compiled kernels (`extension.py` loads them), not its model classes.
 
 Its Python classes load checkpoints whole, and their attention without flash-attn leaves out the causal mask where
 torch's scaled_dot_product_attention is there (`attn.py`, `_attn_torch`). So blocks are made and run by the functions of
 the extension module that those classes use, and attention is torch's.
 """
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any, Final
 
 import numpy as np
@@ -18,57 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 
-from flexquant.engine.errors import UsageError
 from flexquant.engine.exllamav2.card import CardMemory, Span
 from flexquant.engine.exllamav2.device import on_card
 from flexquant.engine.exllamav2.form import Form
-from flexquant.engine.exllamav2.version import VERSION
 from flexquant.engine.model_config import FINAL_NORM, ModelConfig, input_norm, post_norm
 from flexquant.engine.rope import RopeTable
 from flexquant.engine.segment import Floats
 
 _NEOX: Final = 2  # RopeStyle.NEOX of exllamav2: halves of the head dimension are turned against each other
 _TYPES: Final = {"int32": torch.int32, "int16": torch.int16, "float16": torch.float16}
-
-
-def load_extension() -> Any:
-    """The extension module; compiled now, which takes minutes, where it was installed without.
-
-    exllamav2 sets torch's thread count for the whole process when it is imported; that is taken back.
-
-    Raises:
-        UsageError: It is not installed, is of another version, or cannot be compiled or loaded here.
-    """
-    if not torch.cuda.is_available():
-        raise UsageError("no CUDA device is there for torch to use", hint="Serve with --device cpu.")
-    installed = _installed_version()
-    if installed != VERSION:
-        raise UsageError(
-            f"exllamav2 {VERSION} is needed, and {installed or 'none'} is installed",
-            hint='Install it with: pip install "flexquant[cuda]". Or serve with --device cpu.',
-        )
-    threads = torch.get_num_threads()
-    try:
-        return importlib.import_module("exllamav2.ext").ext_c
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"exllamav2 cannot be used: {error}",
-            hint='Install what it needs with: pip install "flexquant[cuda]". Or serve with --device cpu.',
-        ) from error
-    except Exception as error:  # compilers, linkers and loaders fail in many ways
-        raise UsageError(
-            f"exllamav2's kernels cannot be compiled or loaded: {error}",
-            hint="`flexquant doctor` says what is missing. Or serve with --device cpu.",
-        ) from error
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _installed_version() -> str | None:
-    try:
-        return metadata.version("exllamav2")
-    except metadata.PackageNotFoundError:
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +46,7 @@ class ExllamaKernels:
     """Implements `Kernels`.
 
     Args:
-        extension: Of `load_extension`.
+        extension: Of `extension.py`.
         device: The card.
         config: The model's shape.
         norms: Its norm weights, f32 [hidden] each.

@@ -30,7 +30,8 @@ def card_compute(*, keep_copies: bool = False) -> CardCompute:
             hint=f'Install what it needs with: pip install "flexquant[cuda]". {_ON_CPU}',
         )
     from flexquant.engine.exllamav2.device import CudaCard
-    from flexquant.engine.exllamav2.library import ExllamaKernels, load_extension
+    from flexquant.engine.exllamav2.extension import load_extension
+    from flexquant.engine.exllamav2.library import ExllamaKernels
 
     extension = load_extension()
     card = CudaCard()
