@@ -146,7 +146,7 @@ def start(settings: Settings, folder: Path) -> Daemon:
 
 def demand_of(ensemble: Ensemble, compute: Compute) -> Demand:
     """What a model takes in memory, at every position."""
-    needs = MemoryNeeds.of(ensemble, compute)
+    needs = MemoryNeeds.of(ensemble, compute, context=0)
     working = SERVER_BYTES + needs.fixed + sum(needs.scratch.values())
     return Demand(
         weights=needs.mapped,
@@ -155,6 +155,7 @@ def demand_of(ensemble: Ensemble, compute: Compute) -> Demand:
         kv_page=needs.kv_page,
         page_tokens=PAGE_TOKENS,
         context=ensemble.config.context,
+        working_per_token=needs.scratch_per_token,
     )
 
 
