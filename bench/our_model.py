@@ -18,6 +18,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 from flexquant.engine.manifest import MANIFEST_NAME
 from support.ensembles import Shape, random_ensemble
 
+__all__ = ["random_ensemble", "replace_tokenizers", "tests_shape", "write_ensemble"]
+
 
 def write_ensemble(folder: Path, shape: BenchShape) -> None:
     """Write the ensemble unless it is there already. It appears under its name when it is complete."""
@@ -27,23 +29,28 @@ def write_ensemble(folder: Path, shape: BenchShape) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     random_ensemble(
         unfinished,
-        Shape(
-            hidden=shape.hidden,
-            intermediate=shape.intermediate,
-            layers=shape.layers,
-            heads=shape.heads,
-            kv_heads=shape.kv_heads,
-            vocab=shape.vocab,
-            context=shape.context,
-        ),
+        tests_shape(shape),
         bits=BITS,
         shared_orders=True,  # as ensembles have that our builder makes
     )
-    _replace_tokenizers(unfinished, shape.vocab)
+    replace_tokenizers(unfinished, shape.vocab)
     unfinished.rename(folder)
 
 
-def _replace_tokenizers(ensemble: Path, vocab: int) -> None:
+def tests_shape(shape: BenchShape) -> Shape:
+    """The shape as the writer of random ensembles takes it."""
+    return Shape(
+        hidden=shape.hidden,
+        intermediate=shape.intermediate,
+        layers=shape.layers,
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        vocab=shape.vocab,
+        context=shape.context,
+    )
+
+
+def replace_tokenizers(ensemble: Path, vocab: int) -> None:
     """Give every store a tokenizer of `vocab` tokens, because reading one is part of a server's start."""
     text = _tokenizer(vocab).to_str().encode()
     manifest = json.loads((ensemble / MANIFEST_NAME).read_text())

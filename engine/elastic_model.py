@@ -7,7 +7,6 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
 from flexquant.engine.compute import Compute, ElasticDecoder, choose_compute
 from flexquant.engine.ensemble import Ensemble
@@ -16,6 +15,7 @@ from flexquant.engine.kv_cache import KVCache, KVPage, KVSequence, KVType
 from flexquant.engine.memory.registry import MemoryRegistry, MemorySnapshot
 from flexquant.engine.memory_needs import MemoryNeeds, plan_residency
 from flexquant.engine.model_config import ModelConfig
+from flexquant.engine.placement import HOST, Placement
 from flexquant.engine.prefill import CHUNK_TOKENS
 from flexquant.engine.prefix_cache import PAGE_TOKENS
 from flexquant.engine.residency import Residency
@@ -74,6 +74,7 @@ class ElasticModel:
         context: int | None = None,
         kv_dtype: KVType = np.float16,
         compute: Compute | None = None,
+        placement: Placement = HOST,
         drop_page_cache: bool = False,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> Self:
@@ -87,6 +88,7 @@ class ElasticModel:
             context: Most tokens of one sequence; the model's own limit without.
             kv_dtype: float16 or float32.
             compute: Who computes; the fastest that this machine has without.
+            placement: Where weights, keys and values lie; where `compute` looks for them.
             drop_page_cache: Drop files from the page cache as they are read.
             progress: Called with (bytes read, bytes in total).
 
@@ -102,12 +104,19 @@ class ElasticModel:
         reader = StoreReader(ensemble, compute.filler(ensemble), drop_page_cache=drop_page_cache)
         start = 0 if position is None else position
         try:
-            swapper = Swapper(residency, reader.read, position=start, registry=registry, progress=progress)
+            swapper = Swapper(
+                residency,
+                reader.read,
+                position=start,
+                registry=registry,
+                progress=progress,
+                make_arenas=placement.arenas,
+            )
         except MemoryError as error:
             raise MemoryShortError(
                 f"no memory for position {start}: {error}",
                 needed=needs.total(start, 0),
-                available=psutil.virtual_memory().available,
+                available=placement.available(),
                 hint="Close other programs, or start at a smaller position.",
             ) from error
         try:
@@ -118,7 +127,7 @@ class ElasticModel:
                 reader=reader,
                 swapper=swapper,
                 decoder=compute.decoder(ensemble, residency, swapper),
-                cache=KVCache(ensemble.config, kv_pages, kv_dtype),
+                cache=placement.cache(ensemble.config, kv_pages, kv_dtype),
                 context=context or ensemble.config.context,
                 independent_rows=compute.independent_rows,
             )

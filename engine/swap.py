@@ -10,14 +10,54 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar
 
-from flexquant.engine.arena_set import ArenaSet, Prepared, Read
+from flexquant.engine.arena_set import ArenaSet, Read
 from flexquant.engine.errors import ClosedError, FlexQuantError, SwapError
 from flexquant.engine.memory.arena import Arena
 from flexquant.engine.memory.registry import MemoryRegistry
 from flexquant.engine.residency import Block, Residency, Step
 
 log = logging.getLogger(__name__)
+
+
+class PreparedStep(Protocol):
+    """A step that was read and can be published."""
+
+    @property
+    def step(self) -> Step:
+        """Which."""
+        ...
+
+
+Prepared = TypeVar("Prepared", bound=PreparedStep)
+
+
+class Arenas(Protocol[Prepared]):
+    """What a swapper moves: `ArenaSet` in the host's memory, or its like on a card.
+
+    `prepare` runs on the loader thread, and `discard` there or under the swapper's lock; the rest on the engine thread.
+    """
+
+    def resident(self, bundle: int) -> tuple[Block, Any]:
+        """What a bundle's memory holds, and the memory."""
+        ...
+
+    def prepare(self, step: Step) -> Prepared:
+        """Read what a step needs while the old blocks answer. A failure leaves everything as it was."""
+        ...
+
+    def discard(self, prepared: Prepared) -> None:
+        """Give up a step that was prepared and never published."""
+        ...
+
+    def publish(self, prepared: Prepared) -> None:
+        """Put a step into use and give back what it retires."""
+        ...
+
+    def release(self) -> None:
+        """Give everything back."""
+        ...
 
 
 class Swapper:
@@ -30,6 +70,7 @@ class Swapper:
         registry: Kept up to date with every module and every arena that is being filled.
         progress: Called with (bytes read, bytes in total) while the start position is loaded.
         clock: Monotonic seconds.
+        make_arenas: Takes the memory; has the arguments of `ArenaSet`.
 
     Raises:
         MemoryError: No room for the start position.
@@ -45,6 +86,7 @@ class Swapper:
         registry: MemoryRegistry,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
         clock: Callable[[], float] = time.monotonic,
+        make_arenas: Callable[..., Arenas[Any]] = ArenaSet,
     ) -> None:
         self.on_ready: Callable[[], None] = lambda: None
         """Called on the loader thread when a step waits for a safe point."""
@@ -52,13 +94,13 @@ class Swapper:
         """Called on the engine thread with the new position after every step."""
         self._residency = residency
         self._clock = clock
-        self._arenas = ArenaSet(residency, read, position=position, registry=registry, progress=progress)
+        self._arenas = make_arenas(residency, read, position=position, registry=registry, progress=progress)
         self._changed = threading.Condition()  # guards everything below
         self._position = position
         self._published = 0
         self._target = position
         self._budget_s: float | None = None
-        self._prepared: Prepared | None = None
+        self._prepared: PreparedStep | None = None
         self._waiting: list[Future[int]] = []
         self._last_error: str | None = None
         self._closed = False
@@ -166,7 +208,7 @@ class Swapper:
         _fail(waiting, ClosedError("the model was closed during the move"))
         self._arenas.release()
 
-    def _await_prepared(self, started: float) -> Prepared | None:
+    def _await_prepared(self, started: float) -> PreparedStep | None:
         """Wait for a prepared step; None when there is none to come, or none within the budget."""
         while self._prepared is None:
             if self._position == self._target:

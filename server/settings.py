@@ -125,6 +125,16 @@ class Settings(BaseSettings):
         "the processes of --simulated-pids alone.",
     )
     simulated_pids: Pids = Field(default=(), description="Process ids, separated by commas.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto",
+        description="Where to compute: 'cuda' is an NVIDIA GPU and needs flexquant[cuda], 'auto' takes it where both "
+        "are there.",
+    )
+    keep_copies: bool = Field(
+        default=False,
+        description="With a GPU: keep a page-locked copy in the host's memory of all weights that were read, so that "
+        "steps read no file. Takes as much as all levels together.",
+    )
     threads: int | None = Field(
         default=None, gt=0, description="Threads that compute. Default: the physical cores that may be used."
     )

@@ -9,13 +9,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from flexquant.engine.compute import Compute, choose_compute, usable_cores
+from flexquant.engine.compute import AUTO, Compute, choose_compute, usable_cores
 from flexquant.engine.elastic_model import ElasticModel
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import FlexQuantError
 from flexquant.engine.kv_cache import pages_for
 from flexquant.engine.manifest import MANIFEST_NAME
+from flexquant.engine.memory.process import anonymous_bytes
 from flexquant.engine.memory_needs import MemoryNeeds
+from flexquant.engine.placement import HOST, CardUse, Placement
 from flexquant.engine.prefix_cache import PAGE_TOKENS
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.chat_template import ChatTemplate
@@ -29,6 +31,7 @@ from flexquant.server.engine_thread import EngineThread
 from flexquant.server.memory_gate import MemoryGate
 from flexquant.server.monitor import Monitor
 from flexquant.server.probes.budget import BudgetProbe
+from flexquant.server.probes.cuda import CudaProbe
 from flexquant.server.probes.discover import Roots, discover
 from flexquant.server.probes.machine import MachineProbe
 from flexquant.server.probes.probe import Probe
@@ -53,15 +56,22 @@ class Daemon:
         self.elastic_model.close()
 
 
-def make_monitor(settings: Settings) -> Monitor:
-    """The memory sources that the settings ask for; the tightest one counts."""
+def make_monitor(settings: Settings, card: CardUse | None = None) -> Monitor:
+    """The memory sources that the settings ask for; the tightest one counts.
+
+    Args:
+        settings: Of the daemon.
+        card: Has memory of its own, in which the model lies: then that is what has to suffice, and not the host's.
+    """
     probes: list[Probe]
-    if settings.simulated_memory is None:
-        probes = list(discover(Roots()))
-    else:  # instead of the whole machine, its pressure and limits included
+    if settings.simulated_memory is not None:  # instead of the whole machine, its pressure and limits included
         probes = [MachineProbe(settings.simulated_memory, settings.simulated_pids)]
+    elif card is not None:
+        probes = [CudaProbe(card.memory)]
+    else:
+        probes = list(discover(Roots()))
     if settings.memory_budget is not None:
-        probes.append(BudgetProbe(settings.memory_budget))
+        probes.append(BudgetProbe(settings.memory_budget, anonymous_bytes if card is None else card.used))
     return Monitor(probes)
 
 
@@ -96,12 +106,12 @@ def start(settings: Settings, folder: Path) -> Daemon:
         InputError: The ensemble cannot be used.
         MemoryShortError: Not even its smallest position fits.
     """
-    parameters, monitor = make_parameters(settings), make_monitor(settings)
+    parameters = make_parameters(settings)
     ensemble = Ensemble.open(folder, verify=settings.verify)
     sequence = ensemble.sequence()
     tokenizer = Tokenizer.open(ensemble.tokenizer_folder)
-    compute = choose_compute(settings.kernels, settings.threads)
-    log.info("computing with %s on %d threads", compute.name, settings.threads or usable_cores())
+    compute, placement = choose_device(settings, ensemble)
+    monitor = make_monitor(settings, placement.card)
     plan = plan_start(
         demand_of(ensemble, compute),
         measure_room(monitor, parameters, sequence.footprint_bytes),
@@ -124,6 +134,7 @@ def start(settings: Settings, folder: Path) -> Daemon:
         context=plan.context,
         kv_pages=pages_for(plan.kv_tokens),
         compute=compute,
+        placement=placement,
     )
     gate = MemoryGate()
     engine = EngineThread(
@@ -142,6 +153,25 @@ def start(settings: Settings, folder: Path) -> Daemon:
     engine.start()
     controller.start()
     return Daemon(DaemonState(served, engine, controller), model)
+
+
+def choose_device(settings: Settings, ensemble: Ensemble) -> tuple[Compute, Placement]:
+    """Who computes, and where the model lies for that.
+
+    Raises:
+        UsageError: The GPU that is asked for cannot be used, or there are no such kernels.
+    """
+    # Imported late: machines without a GPU have no use for it.
+    from flexquant.engine.exllamav2.open import card_compute, card_is_there
+
+    on_cpu = settings.device == "cpu" or (settings.device == "auto" and settings.kernels != AUTO)
+    if settings.device == "cuda" or (not on_cpu and card_is_there()):
+        on_card = card_compute(keep_copies=settings.keep_copies)
+        log.info("computing with %s on %s", on_card.name, on_card.card.name)
+        return on_card, on_card.placement(ensemble)
+    compute = choose_compute(settings.kernels, settings.threads)
+    log.info("computing with %s on %d threads", compute.name, settings.threads or usable_cores())
+    return compute, HOST
 
 
 def demand_of(ensemble: Ensemble, compute: Compute) -> Demand:

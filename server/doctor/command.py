@@ -11,6 +11,7 @@ from flexquant.clients.client import DEFAULT_URL, Client
 from flexquant.clients.errors import ClientError
 from flexquant.engine.errors import FlexQuantError
 from flexquant.server.doctor.dump import write_dump
+from flexquant.server.doctor.gpu import gpu
 from flexquant.server.doctor.kernels import kernels
 from flexquant.server.doctor.memory import memory_sources
 from flexquant.server.doctor.section import Section
@@ -52,7 +53,7 @@ def sections() -> list[Section]:
         UsageError: A setting in the environment cannot be used.
     """
     settings = load_settings(["--model", "demo"])
-    return [memory_sources(make_monitor(settings)), kernels()]
+    return [memory_sources(make_monitor(settings)), kernels(), gpu()]
 
 
 def _dump(path: Path, client: Client) -> Section:

@@ -1,0 +1,39 @@
+"""Where a model's weights, keys and values lie: in the host's memory, or on a card."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psutil
+
+from flexquant.engine.arena_set import ArenaSet
+from flexquant.engine.kv_cache import KVCache, KVType
+from flexquant.engine.model_config import ModelConfig
+from flexquant.engine.swap import Arenas
+
+
+@dataclass(frozen=True, slots=True)
+class CardUse:
+    """Memory of a card that has its own."""
+
+    memory: Callable[[], tuple[int, int]]
+    """Free and total bytes, of all programs together."""
+    used: Callable[[], int]
+    """Bytes that this process has taken, without what the driver takes for itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How memory is taken there."""
+
+    arenas: Callable[..., Arenas[Any]]
+    """Takes the arguments of `ArenaSet`."""
+    cache: Callable[[ModelConfig, int, KVType], KVCache]
+    """Takes the first three arguments of `KVCache`."""
+    available: Callable[[], int]
+    """Free bytes, for messages."""
+    card: CardUse | None
+    """None where the model lies in the host's memory, which an integrated card shares."""
+
+
+HOST: Final = Placement(ArenaSet, KVCache, lambda: psutil.virtual_memory().available, None)
