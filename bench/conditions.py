@@ -17,15 +17,21 @@ def conditions(session: Session) -> dict[str, str]:
         if isinstance(about, str)
         else f"llama-cpp-python {about['version']} built from source; {' '.join(about['build'].split())}"
     )
-    return {
-        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
+    return when_and_where() | {
         "ours": f"FlexQuant {ours['version']}, kernels: {ours['kernels']}; "
         f"torch {ours['torch']}, Python {platform.python_version()}",
         "peer": peer,
         "model": f"Llama of random weights: {shape.layers} layers, {shape.hidden}/{shape.intermediate}, {shape.heads} "
         f"heads, {shape.kv_heads} KV heads, vocabulary {shape.vocab:,}; head at the same bits; keys and values 16 bits",
         "threads": f"{session.threads} on both sides; load average {os.getloadavg()[0]:.1f} over the minute before",
+    }
+
+
+def when_and_where() -> dict[str, str]:
+    """The part that does not depend on what is measured."""
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
     }
 
 

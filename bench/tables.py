@@ -30,8 +30,13 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def block(suite: str, conditions: Mapping[str, str], rows: Sequence[Row]) -> str:
     """A suite's part of a Markdown file, between two comments."""
+    return framed(suite, conditions, markdown(rows))
+
+
+def framed(suite: str, conditions: Mapping[str, str], text: str) -> str:
+    """The same with a table, or several, that are text already."""
     told = "\n".join(f"- {name}: {value}" for name, value in conditions.items())
-    return f"{_begin(suite)}\n### {suite}\n\n{told}\n\n{markdown(rows)}{_end(suite)}\n"
+    return f"{_begin(suite)}\n### {suite}\n\n{told}\n\n{text}{_end(suite)}\n"
 
 
 def replace_block(text: str, suite: str, new: str) -> str:

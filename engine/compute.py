@@ -62,6 +62,10 @@ class Compute(Protocol):
         """Working memory by name: most bytes that loading and passes of a prompt's chunk need."""
         ...
 
+    def scratch_per_token(self, ensemble: Ensemble) -> int:
+        """Beyond that, for each token of the longest sequence."""
+        ...
+
     def filler(self, ensemble: Ensemble) -> Fill:
         """Make what fills arenas; it is used by one thread at a time."""
         ...

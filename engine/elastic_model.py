@@ -99,7 +99,7 @@ class ElasticModel:
         """
         compute = choose_compute() if compute is None else compute
         residency = plan_residency(ensemble, compute, sequence)
-        needs = MemoryNeeds.of(ensemble, compute, sequence=sequence, kv_dtype=kv_dtype)
+        needs = MemoryNeeds.of(ensemble, compute, sequence=sequence, kv_dtype=kv_dtype, context=context)
         registry = MemoryRegistry(fixed=needs.fixed, embedding=ensemble.manifest.embedding_bytes, scratch=needs.scratch)
         reader = StoreReader(ensemble, compute.filler(ensemble), drop_page_cache=drop_page_cache)
         start = 0 if position is None else position

@@ -21,7 +21,9 @@ class MemoryNeeds:
     """Arenas at positions 0..N."""
     scratch: Mapping[str, int]
     """Working memory by name: `spare`, where a shrinking step is read while the old weights still answer, and what
-    whoever computes needs (`Compute.scratch`)."""
+    whoever computes needs (`Compute.scratch`); `attention` is the part that grows with the context."""
+    scratch_per_token: int
+    """Of `attention`, for each token of the context."""
     fixed: int
     """Norms, in float32."""
     kv_page: int
@@ -35,17 +37,27 @@ class MemoryNeeds:
         *,
         sequence: str | None = None,
         kv_dtype: KVType = np.float16,
+        context: int | None = None,
     ) -> Self:
-        """Needs of an ensemble on its default or another sequence.
+        """Needs of an ensemble on its default or another sequence, with sequences of `context` tokens or fewer.
+
+        Without `context` they may be as long as the model allows.
 
         Raises:
             EnsembleError: There is no such sequence, or one of its transitions cannot shrink in place.
         """
         residency = plan_residency(ensemble, compute, sequence)
         config = ensemble.config
+        per_token = compute.scratch_per_token(ensemble)
+        attention = (config.context if context is None else context) * per_token
         return cls(
             mapped=tuple(residency.mapped(position) for position in range(residency.max_position + 1)),
-            scratch={"spare": residency.spare_bytes, **compute.scratch(ensemble)},
+            scratch={
+                "spare": residency.spare_bytes,
+                **compute.scratch(ensemble),
+                **({"attention": attention} if attention else {}),
+            },
+            scratch_per_token=per_token,
             fixed=len(config.norms()) * config.hidden_size * np.dtype(np.float32).itemsize,
             kv_page=page_rounded(page_bytes(config, kv_dtype)),
         )

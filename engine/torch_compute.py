@@ -13,6 +13,7 @@ from flexquant.engine.exl2.dequantize import scratch_bytes
 from flexquant.engine.exl2.disk_layout import layout, size_bytes
 from flexquant.engine.exl2.spec import Exl2Spec
 from flexquant.engine.kv_cache import KVCache
+from flexquant.engine.memory.heap import map_large_blocks
 from flexquant.engine.prefill import CHUNK_TOKENS
 from flexquant.engine.residency import Residency
 from flexquant.engine.segment import Floats, Segment
@@ -33,6 +34,7 @@ class TorchCompute:
 
     def __init__(self, threads: int) -> None:
         torch.set_num_threads(threads)
+        map_large_blocks()
 
     def size_bytes(self, spec: Exl2Spec) -> int:
         """See `Compute`."""
@@ -41,8 +43,8 @@ class TorchCompute:
     def scratch(self, ensemble: Ensemble) -> Mapping[str, int]:
         """See `Compute`. Files are read straight into their arena, so there is no staging memory.
 
-        Attention also copies one layer's keys and values to float32 while it runs; that grows with the sequence and is
-        not counted.
+        `pass` holds what a layer keeps at its widest: eight rows of hidden states and four of the MLP, the copy of its
+        inputs that `linear` makes included.
         """
         config = ensemble.config
         row = torch.float32.itemsize * (8 * config.hidden_size + 4 * config.intermediate_size)
@@ -50,6 +52,12 @@ class TorchCompute:
             "dequantize": max(scratch_bytes(shape.in_features) for shape in config.linears()),
             "pass": CHUNK_TOKENS * row,
         }
+
+    def scratch_per_token(self, ensemble: Ensemble) -> int:
+        """See `Compute`. Attention copies one layer's keys and values to float32, and makes a mask of its own type."""
+        config = ensemble.config
+        keys_and_values = 2 * config.kv_heads * config.head_dim * torch.float32.itemsize
+        return keys_and_values + CHUNK_TOKENS * (torch.bool.itemsize + torch.float32.itemsize)
 
     def filler(self, ensemble: Ensemble) -> Callable[[Exl2Spec, memoryview], None]:  # noqa: ARG002  # needs nothing of it
         """See `Compute`."""

@@ -27,16 +27,15 @@ class Held:
     """A sequence does not begin now.
 
     Args:
-        error: What its request is answered with if it has to end; None: it waits for memory, which others give back.
-        now: It has to end at once; else, when nothing runs that would free what it lacks.
+        error: What its request is answered with when nothing runs that would free what it lacks; None: it waits for
+            memory, which others give back.
     """
 
     error: ApiError | None
-    now: bool = False
 
     def end(self, *, alone: bool) -> ApiError | None:
         """Why it has to end, with nothing running if `alone`; None when it can wait."""
-        return self.error if self.now or alone else None
+        return self.error if alone else None
 
 
 class Admission:
@@ -63,7 +62,7 @@ class Admission:
             if not self._gate.admit(needed):
                 return Held(None)
         except ApiError as error:
-            return Held(error, now=True)
+            return Held(error)
         try:
             answer = Answer(request, self._model, self._tokenizer)
         except KVExhaustedError as error:

@@ -1,6 +1,7 @@
 """The served model as the controller sees it: `ElasticModel` and the engine thread in the shape of `Elastic`."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -65,6 +66,7 @@ class ElasticFacade:
         self._quality = tuple(quality)
         self._seconds_per_token = seconds_per_token
         self._clock = clock
+        self._trimming: threading.Thread | None = None
 
     @property
     def footprints(self) -> Sequence[int]:
@@ -123,7 +125,15 @@ class ElasticFacade:
         self._model.drop_reusable()
 
     def trim(self) -> None:
-        """Give back what the heap holds, and the ensemble's weights in the system's file cache."""
+        """Give back what the heap holds, and the ensemble's weights in the system's file cache.
+
+        On a thread of its own, for large files take a second; while one is at it nothing more is ordered.
+        """
+        if self._trimming is None or not self._trimming.is_alive():
+            self._trimming = threading.Thread(target=self._trim, name="trim", daemon=True)
+            self._trimming.start()
+
+    def _trim(self) -> None:
         trim_heap()
         self._model.drop_file_cache()
 

@@ -110,7 +110,7 @@ class Elastic(Protocol):
         ...
 
     def trim(self) -> None:
-        """Give back what the heap and the system's file cache hold on the model's account; takes milliseconds."""
+        """Begin to give back what the heap and the system's file cache hold on the model's account."""
         ...
 
 

@@ -22,6 +22,7 @@ class Demand:
         kv_page: One KV page.
         page_tokens: Tokens per KV page.
         context: Most tokens that the model was made for.
+        working_per_token: Beside `working`, for each token of the context, however many sequences there are.
     """
 
     weights: Sequence[int]
@@ -29,14 +30,16 @@ class Demand:
     kv_page: int
     page_tokens: int
     context: int
+    working_per_token: int = 0
 
-    def kv(self, tokens: int) -> int:
-        """Bytes of the KV pages for `tokens`."""
-        return -(-tokens // self.page_tokens) * self.kv_page
+    def of_context(self, tokens: int) -> int:
+        """Bytes that a sequence of `tokens` takes: KV pages, and memory to work with."""
+        return -(-tokens // self.page_tokens) * self.kv_page + tokens * self.working_per_token
 
     def tokens(self, nbytes: int) -> int:
-        """Tokens whose KV pages fit into `nbytes`, at most the model's context."""
-        return min(self.pages_in(nbytes) * self.page_tokens, self.context)
+        """Tokens of one sequence that fit into `nbytes`, at most the model's context."""
+        page = self.kv_page + self.page_tokens * self.working_per_token
+        return min(max(nbytes, 0) // page * self.page_tokens, self.context)
 
     def pages_in(self, nbytes: int) -> int:
         """KV pages that fit into `nbytes`; none if that is negative."""
@@ -99,7 +102,7 @@ def plan_start(
     worst = last if worst_position is None else worst_position
     if context is None:
         context = _default_context(demand, room, worst)
-    fixed = demand.working + demand.kv(context)
+    fixed = demand.working + demand.of_context(context)
     missing = demand.weights[worst] + fixed - room.available
     if missing > 0:
         raise _short(demand, worst, context, room.available, missing)
@@ -127,8 +130,8 @@ def _short(demand: Demand, worst: int, context: int, available: int, missing: in
         have = f"the limit is exceeded by {_mib(-available)} already"
     return MemoryShortError(
         f"not enough memory: at its smallest position {worst} the model takes {_mib(demand.weights[worst])} of "
-        f"weights, {_mib(demand.kv(context))} for {context} tokens of context and {_mib(demand.working)} to work with, "
-        f"together {_mib(needed)}; {have}, {_mib(missing)} are missing",
+        f"weights, {_mib(demand.of_context(context))} for {context} tokens of context and {_mib(demand.working)} to "
+        f"work with, together {_mib(needed)}; {have}, {_mib(missing)} are missing",
         needed=needed,
         available=available,
         hint="Close other programs, raise --memory-budget, or ask for less with --context.",

@@ -176,7 +176,7 @@ def choose_device(settings: Settings, ensemble: Ensemble) -> tuple[Compute, Plac
 
 def demand_of(ensemble: Ensemble, compute: Compute) -> Demand:
     """What a model takes in memory, at every position."""
-    needs = MemoryNeeds.of(ensemble, compute)
+    needs = MemoryNeeds.of(ensemble, compute, context=0)
     working = SERVER_BYTES + needs.fixed + sum(needs.scratch.values())
     return Demand(
         weights=needs.mapped,
@@ -185,6 +185,7 @@ def demand_of(ensemble: Ensemble, compute: Compute) -> Demand:
         kv_page=needs.kv_page,
         page_tokens=PAGE_TOKENS,
         context=ensemble.config.context,
+        working_per_token=needs.scratch_per_token,
     )
 
 

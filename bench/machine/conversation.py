@@ -39,7 +39,7 @@ class Conversation:
     Args:
         port: Where the server is now; may raise ConnectionError while there is none.
         tokens: That were said before it begins.
-        most: Tokens after which it begins anew with as many as in the beginning.
+        most: Tokens after which all is forgotten but those.
         vocab: Of the model.
     """
 
@@ -75,7 +75,7 @@ class Conversation:
                 continue
             new = ANSWER + _QUESTION
             if len(said) + new + ANSWER > self._most:
-                said, new = [], self._tokens
+                said = said[: self._tokens]
             said = said + prompt(number, new, self._vocab)
             number += 1
 

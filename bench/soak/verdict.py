@@ -63,7 +63,7 @@ def _tokens(seen: Seen) -> Check:
 def _drift(seen: Seen) -> Check:
     name = "RssAnon beyond the registry, end less start"
     if seen.at_start is None or seen.at_end is None:
-        return Check(name, "the soak ended early", f"{_DRIFT // MIB} MiB", None)
+        return Check(name, "the soak ended early", f"{_DRIFT // MIB} MiB", held=False)
     start, end = seen.at_start[0], seen.at_end[0]
     drift = end.beyond - start.beyond
     figure = (
@@ -85,7 +85,7 @@ def _efficiency(seen: Seen) -> Check:
 def _leaks(seen: Seen) -> Check:
     name = "threads, files and sockets more than after the warm-up"
     if seen.at_start is None or seen.at_end is None:
-        return Check(name, "the soak ended early", "0", None)
+        return Check(name, "the soak ended early", "0", held=False)
     leaked = seen.at_end[1].leaked_since(seen.at_start[1])
     return Check(name, f"{leaked.total} ({seen.at_end[1]} at the end)", "0", leaked.total == 0)
 

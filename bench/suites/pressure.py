@@ -35,6 +35,8 @@ _CONTEXT: Final = 4096
 _CALM_TURNS: Final = 3
 _GIVE_UP_SECONDS: Final = 120.0
 _BACK_SECONDS: Final = 240.0
+_ASK_SECONDS: Final = 0.2
+"""Between two questions to a side about itself: asking costs it something."""
 _AFTERWARDS_SECONDS: Final = 5.0
 _SHARE: Final = 0.95
 _SHORT: Final = 0.3
@@ -169,7 +171,7 @@ def _wait(done: Callable[[], bool], otherwise: str | None) -> float | None:
             if otherwise is None:
                 return None
             raise ServerError(otherwise)
-        time.sleep(0.05)
+        time.sleep(_ASK_SECONDS)
     return time.monotonic()
 
 

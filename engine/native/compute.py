@@ -47,6 +47,10 @@ class NativeCompute:
             "pass": page_rounded(_pass_bytes(ensemble)) + CHUNK_TOKENS * row * _FLOAT_BYTES,
         }
 
+    def scratch_per_token(self, ensemble: Ensemble) -> int:  # noqa: ARG002  # attention reads pages where they are
+        """See `Compute`."""
+        return 0
+
     def filler(self, ensemble: Ensemble) -> Callable[[Exl2Spec, memoryview], None]:
         """See `Compute`."""
         return _Filler(_staging(ensemble))

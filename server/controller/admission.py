@@ -30,8 +30,9 @@ class Admission:
 def admit(state: State, sample: Sample, found: Sequence[Outlook], *, limit: int) -> Admission:
     """Judge by the outlooks as they are without what is wanted.
 
-    While the model can still give back, a promise keeps R_low free, and the model shrinks for what is wanted. When it
-    cannot, a promise may go down to R_crit.
+    While the model can still give back, a promise keeps R_low free after the present fall, and the model shrinks for
+    what is wanted. When it cannot, a promise may go down to R_crit as things are now: a fall that may end at any moment
+    is no reason to refuse for good.
 
     Args:
         state: After the decision on `sample`.
@@ -43,5 +44,5 @@ def admit(state: State, sample: Sample, found: Sequence[Outlook], *, limit: int)
     if not found:
         return Admission(UNLIMITED, final=False, refusal=refusal)
     more = sample.moving or sample.target < limit or sample.reusable_bytes > 0
-    kept = [o.predicted - (o.reserves.low if more else o.reserves.critical) for o in found]
+    kept = [o.predicted - o.reserves.low if more else o.settled - o.reserves.critical for o in found]
     return Admission(max(0, int(min(kept))), final=not more, refusal=refusal)

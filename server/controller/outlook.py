@@ -17,8 +17,8 @@ class Outlook:
     Args:
         source: Its name.
         available: Now.
-        predicted: Once everything ordered is done, everything promised is taken, and the present fall has gone on for
-            the reaction time.
+        settled: Once everything ordered is done and everything promised is taken.
+        predicted: The same when the present fall has gone on for the reaction time.
         steady: Least of the growth window, once everything ordered is done and everything promised is taken; None
             until the window is full.
         reserves: Of the domain.
@@ -26,6 +26,7 @@ class Outlook:
 
     source: str
     available: int
+    settled: int
     predicted: float
     steady: int | None
     reserves: Reserves
@@ -83,6 +84,7 @@ def outlooks(
             Outlook(
                 source=reading.source,
                 available=reading.available,
+                settled=later,
                 predicted=later - fall * ahead,
                 steady=None if lowest is None else lowest - ordered - state.retained - sample.kv_bytes - promised,
                 reserves=parameters.reserves(reading.total, shared=reading.shared, largest_step=step),

@@ -117,6 +117,19 @@ def test_when_nothing_more_can_be_released_it_is_refused_and_the_next_has_its_tu
     assert isinstance(small.last(), Finished)
 
 
+def test_what_does_not_fit_waits_for_those_that_run_and_is_refused_after_them(
+    model: FakeModel, engine: EngineThread, gate: MemoryGate
+) -> None:
+    _, runs = hold(model, engine, SMALL)
+    tick(gate, PAGE_BYTES, final=True)
+    _, large = submit(engine, LARGE)
+    until(lambda: engine.waiting == 1)
+    assert large.events.empty()
+    model.gate.set()
+    assert isinstance(runs.last(), Finished)
+    assert failure(large).code == "memory_short"
+
+
 def test_a_cancelled_request_is_not_shrunk_for(engine: EngineThread, gate: MemoryGate) -> None:
     tick(gate, PAGE_BYTES)
     job, large = submit(engine, LARGE)

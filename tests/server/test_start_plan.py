@@ -1,5 +1,7 @@
 """The start: a position that fits, a context that fits, or an error that says what is missing."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -98,12 +100,21 @@ def test_what_is_planned_fits(available: int, reserve: int, context: int | None,
         found = plan(available, available - reserve, context=context, worst_position=worst)
     except MemoryShortError:
         smallest = DEMAND.weights[3 if worst is None else worst] + DEMAND.working
-        assert smallest + DEMAND.kv(context or LEAST_CONTEXT) > available * MIB
+        assert smallest + DEMAND.of_context(context or LEAST_CONTEXT) > available * MIB
         return
-    taken = DEMAND.weights[found.position] + DEMAND.working + DEMAND.kv(found.context)
+    taken = DEMAND.weights[found.position] + DEMAND.working + DEMAND.of_context(found.context)
     assert taken <= available * MIB
     assert taken <= (available - reserve) * MIB or found.position == (3 if worst is None else worst)
     assert found.context == context if context else found.context >= LEAST_CONTEXT
+
+
+def test_working_memory_that_grows_with_the_context_is_planned_for_once() -> None:
+    demand = replace(DEMAND, working_per_token=MIB // 64)
+    assert plan(550 + 10, demand=demand) == StartPlan(context=320, position=3, kv_tokens=320)
+    assert plan(850 + 200, demand=demand) == StartPlan(context=6400, position=0, kv_tokens=6400)
+    assert plan(850 + 40 + 10, context=1024, parallel=4, demand=demand) == StartPlan(1024, 0, 1024 + 18 * 64)
+    with pytest.raises(MemoryShortError, match=r"16\.0 MiB for 512 tokens of context"):
+        plan(550 + 15, context=512, demand=demand)
 
 
 def test_each_of_several_sequences_has_its_context_as_far_as_memory_is_spare() -> None:
