@@ -77,6 +77,14 @@ class CardCompute:
             "rotations": 2 * _HALF * config.context * config.head_dim,
         }
 
+    def scratch_per_token(self, ensemble: Ensemble) -> int:
+        """See `Compute`: what torch's attention takes for a prompt where its leanest kernel does not run.
+
+        That is one layer's keys and values, repeated for every head, and a mask.
+        """
+        config = ensemble.config
+        return _HALF * (2 * config.heads * config.head_dim + CHUNK_TOKENS)
+
     def filler(self, ensemble: Ensemble) -> Callable[[Exl2Spec, memoryview], None]:  # noqa: ARG002  # as `Compute` has it
         """See `Compute`."""
         return lambda spec, buffer: Form(spec).fill(buffer)
