@@ -1,6 +1,9 @@
 """Loads exllamav2's extension module, where its kernels are; compiles it first where it was installed without."""
 
-import importlib
+import contextlib
+import importlib.util
+import logging
+import sys
 from importlib import metadata
 from typing import Any
 
@@ -8,6 +11,8 @@ import torch
 
 from flexquant.engine.errors import UsageError
 from flexquant.engine.exllamav2.version import VERSION
+
+log = logging.getLogger(__name__)
 
 
 def load_extension() -> Any:
@@ -28,7 +33,10 @@ def load_extension() -> Any:
         )
     threads = torch.get_num_threads()
     try:
-        return importlib.import_module("exllamav2.ext").ext_c
+        if importlib.util.find_spec("exllamav2_ext") is None:
+            log.info("compiling exllamav2's kernels, unless that was done before; it takes minutes")
+        with contextlib.redirect_stdout(sys.stderr):  # where it shows its progress
+            return importlib.import_module("exllamav2.ext").ext_c
     except ModuleNotFoundError as error:
         raise UsageError(
             f"exllamav2 cannot be used: {error}",

@@ -1,5 +1,6 @@
 """On a machine without a GPU, or without exllamav2, the reason is told, and nothing heavy is loaded to find it."""
 
+import importlib
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,8 @@ import pytest
 import torch
 
 from flexquant.engine.errors import UsageError
-from flexquant.engine.exllamav2 import facts
+from flexquant.engine.exllamav2 import extension, facts
+from flexquant.engine.exllamav2.extension import load_extension
 from flexquant.engine.exllamav2.facts import gpu_facts
 from flexquant.engine.exllamav2.open import card_compute, card_is_there
 from flexquant.engine.exllamav2.version import VERSION
@@ -62,3 +64,44 @@ def test_without_exllamav2_auto_imports_no_torch() -> None:
         [sys.executable, "-c", code], env=clean_environment(), capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if torch saw a card, and the right exllamav2 was installed."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(extension, "_installed_version", lambda: VERSION)
+
+
+@pytest.mark.usefixtures("card")
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError("CUDA_HOME environment variable is not set"), "compiled or loaded: CUDA_HOME"),
+        (RuntimeError("Ninja is required"), "Ninja is required"),
+        (ModuleNotFoundError("No module named 'websockets'"), "cannot be used: No module named 'websockets'"),
+    ],
+)
+def test_whatever_keeps_exllamav2_from_loading_is_told(
+    error: Exception, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def loading(_name: str) -> None:
+        print("Loading exllamav2_ext extension (JIT)...")  # noqa: T201  # as exllamav2 does
+        torch.set_num_threads(1)
+        raise error
+
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(importlib, "import_module", loading)
+    with pytest.raises(UsageError, match=words):
+        load_extension()
+    assert torch.get_num_threads() == threads
+    shown = capsys.readouterr()
+    assert not shown.out
+    assert "Loading" in shown.err
+
+
+@pytest.mark.usefixtures("card")
+def test_another_version_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extension, "_installed_version", lambda: None)
+    with pytest.raises(UsageError, match=f"exllamav2 {VERSION} is needed, and none is installed"):
+        load_extension()
