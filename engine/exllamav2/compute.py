@@ -77,6 +77,10 @@ class CardCompute:
             "rotations": 2 * _HALF * config.context * config.head_dim,
         }
 
+    def scratch_per_token(self, ensemble: Ensemble) -> int:
+        """See `Compute`: the mask of a prompt's chunk, and scores where torch has no kernel that keeps none."""
+        return CHUNK_TOKENS * (1 + 2 * _HALF * ensemble.config.heads)
+
     def filler(self, ensemble: Ensemble) -> Callable[[Exl2Spec, memoryview], None]:  # noqa: ARG002  # as `Compute` has it
         """See `Compute`."""
         return lambda spec, buffer: Form(spec).fill(buffer)
