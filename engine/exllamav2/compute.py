@@ -124,8 +124,8 @@ class CardCompute:
         self._made = kernels, handles, arenas
         return arenas
 
-    def _make_cache(self, config: ModelConfig, pages: int, dtype: KVType) -> CardCache:
-        return CardCache(config, pages, dtype, card=self.card)
+    def _make_cache(self, config: ModelConfig, pages: int, dtype: KVType, *, kept: int | None) -> CardCache:
+        return CardCache(config, pages, dtype, card=self.card, kept=kept)
 
 
 def _forms(specs: Mapping[str, Sequence[Exl2Spec]]) -> dict[tuple[str, int], Form]:
