@@ -69,6 +69,7 @@ class ElasticModel:
         ensemble: Ensemble,
         *,
         kv_pages: int,
+        kept_pages: int | None = None,
         position: int | None = None,
         sequence: str | None = None,
         context: int | None = None,
@@ -83,6 +84,7 @@ class ElasticModel:
         Args:
             ensemble: Opened and checked.
             kv_pages: Most KV pages of all sequences together; they are mapped as sequences grow.
+            kept_pages: Most of them that are kept for later sequences when none has them; all without.
             position: Where to start, 0 (best, also without this argument) to N.
             sequence: Which transition sequence to move along; the ensemble's default one without.
             context: Most tokens of one sequence; the model's own limit without.
@@ -127,7 +129,7 @@ class ElasticModel:
                 reader=reader,
                 swapper=swapper,
                 decoder=compute.decoder(ensemble, residency, swapper),
-                cache=placement.cache(ensemble.config, kv_pages, kv_dtype),
+                cache=placement.cache(ensemble.config, kv_pages, kv_dtype, kept=kept_pages),
                 context=context or ensemble.config.context,
                 independent_rows=compute.independent_rows,
             )

@@ -96,6 +96,7 @@ class KVCache:
     Args:
         config: The model's.
         pages: Most pages: reserved by all sequences and kept for later ones together.
+        kept: Most pages that are kept for later ones; as many as there are without.
         dtype: float16 or float32.
         allocate: Makes the memory of a page from its size in bytes; raises MemoryError if there is none.
     """
@@ -106,12 +107,15 @@ class KVCache:
         pages: int,
         dtype: KVType = np.float16,
         allocate: Callable[[int], PageMemory] = Arena,
+        *,
+        kept: int | None = None,
     ) -> None:
         if dtype is not np.float16 and dtype is not np.float32:  # the kernels would write past the pages
             raise ValueError(f"the KV cache holds np.float16 or np.float32, not {dtype!r}")
         self.config = config
         self.dtype = dtype
         self.pages = pages
+        self._most_kept = pages if kept is None else kept
         self.page_bytes = page_bytes(config, dtype)
         self._allocate = allocate
         self._mapped_page_bytes = page_rounded(self.page_bytes)
@@ -232,6 +236,7 @@ class KVCache:
         sequence.reserved_pages = sequence.length = 0
         while sequence.pages:
             self._let_go(sequence.pages.pop())
+        self._make_room()
 
     def view(self, page: KVPage) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Return a page's keys and values: each [layers, kv_heads, PAGE_TOKENS, head_dim].
@@ -271,8 +276,8 @@ class KVCache:
             page.memory.release()
 
     def _make_room(self) -> None:
-        """Hold what is reserved and what is kept for later within the limit. A shared page counts once per sequence."""
-        self._drop(self._reserved + self._reusable - self.pages)
+        """Hold what is reserved and what is kept within the limits. A shared page counts once per sequence."""
+        self._drop(self._reusable - min(self._most_kept, self.pages - self._reserved))
 
     def _drop(self, count: int) -> None:
         """Give back up to `count` pages that no sequence has, the least recently used first."""

@@ -7,8 +7,7 @@ from typing import Any, Final
 import psutil
 
 from flexquant.engine.arena_set import ArenaSet
-from flexquant.engine.kv_cache import KVCache, KVType
-from flexquant.engine.model_config import ModelConfig
+from flexquant.engine.kv_cache import KVCache
 from flexquant.engine.swap import Arenas
 
 
@@ -28,8 +27,8 @@ class Placement:
 
     arenas: Callable[..., Arenas[Any]]
     """Takes the arguments of `ArenaSet`."""
-    cache: Callable[[ModelConfig, int, KVType], KVCache]
-    """Takes the first three arguments of `KVCache`."""
+    cache: Callable[..., KVCache]
+    """Takes the arguments of `KVCache`, without `allocate`."""
     available: Callable[[], int]
     """Free bytes, for messages."""
     card: CardUse | None

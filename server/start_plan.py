@@ -66,12 +66,13 @@ class StartPlan:
     Args:
         context: Most tokens of one sequence.
         position: Of the model.
-        kv_tokens: Most tokens of all sequences together, the context at least.
+        kept_tokens: Most tokens whose keys and values are kept for later prompts: what there is room for beside the
+            weights of that position, the context at least.
     """
 
     context: int
     position: int
-    kv_tokens: int
+    kept_tokens: int
 
 
 def plan_start(

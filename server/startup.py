@@ -122,17 +122,20 @@ def start(settings: Settings, folder: Path) -> Daemon:
     )
     served = describe(settings, ensemble, tokenizer, plan.context, compute.name)
     log.info(
-        "starting at position %d of %d, context %d tokens, room for %d tokens of all answers together",
+        "starting at position %d of %d, context %d tokens, room for %d tokens of all answers together now",
         plan.position,
         len(sequence.transitions),
         plan.context,
-        plan.kv_tokens,
+        plan.kept_tokens,
     )
     model = ElasticModel.load(
         ensemble,
         position=plan.position,
         context=plan.context,
-        kv_pages=pages_for(plan.kv_tokens),
+        # The gate decides what memory has room for; answers may take what others leave later. What is only kept for
+        # later prompts must not fill that.
+        kv_pages=pages_for(settings.parallel * plan.context),
+        kept_pages=pages_for(plan.kept_tokens),
         compute=compute,
         placement=placement,
     )

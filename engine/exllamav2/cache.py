@@ -90,12 +90,13 @@ class CardCache(KVCache):
         pages: As of `KVCache`.
         dtype: float16, the only type that exllamav2's kernels read.
         card: Has the memory.
+        kept: As of `KVCache`.
     """
 
-    def __init__(self, config: ModelConfig, pages: int, dtype: KVType, *, card: Card) -> None:
+    def __init__(self, config: ModelConfig, pages: int, dtype: KVType, *, card: Card, kept: int | None = None) -> None:
         if dtype is not np.float16:
             raise ValueError(f"keys and values on the card are np.float16, not {dtype!r}")
-        super().__init__(config, pages, dtype, allocate=_no_page_alone)
+        super().__init__(config, pages, dtype, allocate=_no_page_alone, kept=kept)
         self._card = card
         self._regions: dict[KVSequence, Region] = {}
         self._region_bytes = 0

@@ -78,12 +78,8 @@ class CardCompute:
         }
 
     def scratch_per_token(self, ensemble: Ensemble) -> int:
-        """See `Compute`: what torch's attention takes for a prompt where its leanest kernel does not run.
-
-        That is one layer's keys and values, repeated for every head, and a mask.
-        """
-        config = ensemble.config
-        return _HALF * (2 * config.heads * config.head_dim + CHUNK_TOKENS)
+        """See `Compute`: the mask of a prompt's chunk, and scores where torch has no kernel that keeps none."""
+        return CHUNK_TOKENS * (1 + 2 * _HALF * ensemble.config.heads)
 
     def filler(self, ensemble: Ensemble) -> Callable[[Exl2Spec, memoryview], None]:  # noqa: ARG002  # as `Compute` has it
         """See `Compute`."""
@@ -128,8 +124,8 @@ class CardCompute:
         self._made = kernels, handles, arenas
         return arenas
 
-    def _make_cache(self, config: ModelConfig, pages: int, dtype: KVType) -> CardCache:
-        return CardCache(config, pages, dtype, card=self.card)
+    def _make_cache(self, config: ModelConfig, pages: int, dtype: KVType, *, kept: int | None) -> CardCache:
+        return CardCache(config, pages, dtype, card=self.card, kept=kept)
 
 
 def _forms(specs: Mapping[str, Sequence[Exl2Spec]]) -> dict[tuple[str, int], Form]:

@@ -206,3 +206,22 @@ class Sharing(RuleBasedStateMachine):
 
 TestSharing = Sharing.TestCase
 TestSharing.settings = settings(deadline=None, max_examples=80, stateful_step_count=30)
+
+
+def test_no_more_is_kept_than_asked_for() -> None:
+    """The limit on what is kept binds before the limit on all pages, and drops what was used first."""
+    cache = KVCache(CONFIG, pages=8, kept=2)
+    for start in (0, 1000):
+        tokens = np.arange(start, start + 3 * PAGE_TOKENS)
+        sequence = cache.sequence(3 * PAGE_TOKENS)
+        cache.grow(sequence, 3 * PAGE_TOKENS)
+        sequence.length = 3 * PAGE_TOKENS
+        cache.keep(sequence, tokens)
+        assert cache.reusable_bytes <= 2 * cache.page_bytes
+        cache.release(sequence)
+        assert cache.reusable_bytes == 2 * cache.page_bytes
+        again = cache.sequence(3 * PAGE_TOKENS, tokens)
+        assert again.cached_tokens == 2 * PAGE_TOKENS
+        cache.release(again)
+    cache.drop_reusable()
+    assert cache.bytes_in_use == 0

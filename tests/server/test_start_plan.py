@@ -34,24 +34,24 @@ def plan(
 
 
 def test_plenty_of_memory_gives_the_best_position_and_the_whole_context() -> None:
-    assert plan(4000) == StartPlan(context=8192, position=0, kv_tokens=8192)
+    assert plan(4000) == StartPlan(context=8192, position=0, kept_tokens=8192)
 
 
 def test_long_context_yields_to_quality() -> None:
-    assert plan(850 + 100) == StartPlan(context=6400, position=0, kv_tokens=6400)
+    assert plan(850 + 100) == StartPlan(context=6400, position=0, kept_tokens=6400)
 
 
 def test_quality_yields_to_a_comfortable_context() -> None:
-    assert plan(850 + 10) == StartPlan(context=4096, position=1, kv_tokens=4096)
+    assert plan(850 + 10) == StartPlan(context=4096, position=1, kept_tokens=4096)
 
 
 def test_little_memory_gives_the_smallest_position_and_what_context_remains() -> None:
-    assert plan(550 + 10) == StartPlan(context=640, position=3, kv_tokens=640)
+    assert plan(550 + 10) == StartPlan(context=640, position=3, kept_tokens=640)
 
 
 def test_reserve_of_others_is_kept_as_long_as_the_model_fits() -> None:
-    assert plan(4000, spare=700, context=640) == StartPlan(context=640, position=2, kv_tokens=640)
-    assert plan(4000, spare=0, context=640) == StartPlan(context=640, position=3, kv_tokens=640)
+    assert plan(4000, spare=700, context=640) == StartPlan(context=640, position=2, kept_tokens=640)
+    assert plan(4000, spare=0, context=640) == StartPlan(context=640, position=3, kept_tokens=640)
 
 
 def test_missing_memory_is_told_in_numbers() -> None:
@@ -68,7 +68,7 @@ def test_a_limit_below_what_the_daemon_takes_by_itself_is_told_so() -> None:
 
 def test_context_that_was_asked_for_is_given_or_refused() -> None:
     assert plan(4000, context=100).context == 100
-    assert plan(550 + 128, context=8192) == StartPlan(context=8192, position=3, kv_tokens=8192)
+    assert plan(550 + 128, context=8192) == StartPlan(context=8192, position=3, kept_tokens=8192)
     with pytest.raises(MemoryShortError, match="8192 tokens"):
         plan(550 + 127, context=8192)
     with pytest.raises(UsageError, match="at most 8192"):
@@ -110,14 +110,14 @@ def test_what_is_planned_fits(available: int, reserve: int, context: int | None,
 
 def test_working_memory_that_grows_with_the_context_is_planned_for_once() -> None:
     demand = replace(DEMAND, working_per_token=MIB // 64)
-    assert plan(550 + 10, demand=demand) == StartPlan(context=320, position=3, kv_tokens=320)
-    assert plan(850 + 200, demand=demand) == StartPlan(context=6400, position=0, kv_tokens=6400)
+    assert plan(550 + 10, demand=demand) == StartPlan(context=320, position=3, kept_tokens=320)
+    assert plan(850 + 200, demand=demand) == StartPlan(context=6400, position=0, kept_tokens=6400)
     assert plan(850 + 40 + 10, context=1024, parallel=4, demand=demand) == StartPlan(1024, 0, 1024 + 18 * 64)
     with pytest.raises(MemoryShortError, match=r"16\.0 MiB for 512 tokens of context"):
         plan(550 + 15, context=512, demand=demand)
 
 
 def test_each_of_several_sequences_has_its_context_as_far_as_memory_is_spare() -> None:
-    assert plan(4000, context=1024, parallel=4).kv_tokens == 4096
-    assert plan(850 + 16 + 10, context=1024, parallel=4) == StartPlan(context=1024, position=0, kv_tokens=1664)
-    assert plan(550 + 16, context=1024, parallel=4) == StartPlan(context=1024, position=3, kv_tokens=1024)
+    assert plan(4000, context=1024, parallel=4).kept_tokens == 4096
+    assert plan(850 + 16 + 10, context=1024, parallel=4) == StartPlan(context=1024, position=0, kept_tokens=1664)
+    assert plan(550 + 16, context=1024, parallel=4) == StartPlan(context=1024, position=3, kept_tokens=1024)
