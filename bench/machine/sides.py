@@ -67,18 +67,19 @@ class WholeSwap:
     """llama.cpp's server, ended and started with the smaller file when memory gets short, and back when it is free.
 
     That is what users do by hand or by a script. This one looks at the memory a hundred times a second, counts file
-    pages as taken, ends the server at once, and comes back as soon as the larger file fits.
+    pages as taken, kills the server at once (asked to end, it waits for its clients), and comes back as soon as the
+    larger file fits.
 
     Args:
+        name: For the rows.
         command: Of the server, for a number of bits.
         machine: On which it lives.
         hog: The rest of the machine.
         larger: Bytes that the larger file has beyond the smaller one.
     """
 
-    name = "llama.cpp's server, swapped Q8_0 to Q4_0 to Q8_0"
-
-    def __init__(self, command: Callable[[int], list[str]], machine: Machine, hog: Hog, larger: int) -> None:
+    def __init__(self, name: str, command: Callable[[int], list[str]], machine: Machine, hog: Hog, larger: int) -> None:
+        self.name = name
         self._command = command
         self._machine = machine
         self._hog = ProcessMemory(hog.pid)
@@ -127,6 +128,7 @@ class WholeSwap:
                     while not self._enough.is_set() and not self._should_swap(self._server.process.pid):
                         time.sleep(_POLL_SECONDS)
                     self._ready = False
+                    self._server.process.kill()
                 self._server = None
                 self._bits = SMALL if self._bits == BEST else BEST
         except (ServerError, OSError) as error:
