@@ -63,6 +63,10 @@ def _for_people(state: Elastic) -> str:
         f"memory     {available} available, pressure {state.pressure}",
     ]
     lines += [f"           {source.name} does not answer: {source.error}" for source in state.sources if source.error]
+    if state.refusing is not None:
+        lines.append(f"refusing   new requests: {state.refusing}")
+    if state.retained_bytes:
+        lines.append(f"retained   {format_size(state.retained_bytes)} were released and have not arrived")
     if state.last_decision is not None:
         last = state.last_decision
         at = datetime.fromtimestamp(last.when).strftime("%H:%M:%S")

@@ -161,8 +161,11 @@ class Elastic:
         available_bytes: Of the tightest source; None while none answers.
         pressure: "none", "low", "critical" or "unknown".
         phase: What the control law is doing.
+        refusing: Why no new request is taken; None while they are.
         quality: At this position.
         last_decision: None before the first.
+        release_efficiency: Share of the last large release that arrived; None before one was checked.
+        retained_bytes: Released bytes that did not arrive.
         sources: All memory sources.
     """
 
@@ -179,8 +182,11 @@ class Elastic:
     available_bytes: int | None
     pressure: str
     phase: str
+    refusing: str | None
     quality: Quality
     last_decision: Decision | None
+    release_efficiency: float | None
+    retained_bytes: int
     sources: tuple[Source, ...]
 
     @classmethod
@@ -202,7 +208,10 @@ class Elastic:
             available_bytes=data["available_bytes"],
             pressure=data["pressure"],
             phase=data["phase"],
+            refusing=data["refusing"],
             quality=Quality.from_json(data["quality"]),
             last_decision=None if decision is None else Decision.from_json(decision),
+            release_efficiency=data["release_efficiency"],
+            retained_bytes=data["retained_bytes"],
             sources=tuple(Source.from_json(source) for source in data["sources"]),
         )

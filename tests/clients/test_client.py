@@ -42,6 +42,9 @@ ELASTIC = {
     "available_bytes": None,
     "pressure": "unknown",
     "phase": "blind",
+    "refusing": None,
+    "release_efficiency": 0.98,
+    "retained_bytes": 0,
     "quality": {"perplexity": 14.9, "kl": 0.01},
     "last_decision": {"what": "critical", "why": "host: ...", "when": 5e8, "from_position": 2, "to_position": 5},
     "sources": [{"name": "host", "available_bytes": None, "total_bytes": None, "error": "OSError"}],
@@ -190,6 +193,7 @@ def test_the_elastic_state() -> None:
     assert state.last_decision is not None
     assert state.last_decision.what == "critical"
     assert state.sources[0].error == "OSError"
+    assert (state.refusing, state.release_efficiency, state.retained_bytes) == (None, 0.98, 0)
     first = _client(_says({**ELASTIC, "last_decision": None})).elastic()
     assert first.last_decision is None
 

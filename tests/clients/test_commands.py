@@ -27,6 +27,9 @@ STATE: dict[str, Any] = {
     "available_bytes": 5 << 30,
     "pressure": "none",
     "phase": "hold",
+    "refusing": None,
+    "release_efficiency": 0.98,
+    "retained_bytes": 0,
     "quality": {"perplexity": 14.9, "kl": 0.01},
     "last_decision": None,
     "sources": [{"name": "host", "available_bytes": 5 << 30, "total_bytes": 16 << 30, "error": None}],
@@ -60,6 +63,8 @@ def test_status_shows_what_is_unusual(capsys: pytest.CaptureFixture[str]) -> Non
         "ttl_seconds": 30.0,
         "override": "critical",
         "available_bytes": None,
+        "refusing": "host: 3 MiB available",
+        "retained_bytes": 5 << 20,
         "last_decision": {"what": "critical", "why": "host: low", "when": 5e8, "from_position": 2, "to_position": 6},
         "sources": [{"name": "host", "available_bytes": None, "total_bytes": None, "error": "OSError: gone"}],
     }
@@ -72,6 +77,8 @@ def test_status_shows_what_is_unusual(capsys: pytest.CaptureFixture[str]) -> Non
         "never beyond 8",
         "unknown available",
         "host does not answer: OSError: gone",
+        "refusing   new requests: host: 3 MiB",
+        "retained   5.0 MiB",
         "critical: 2 to 6",
         "host: low",
     ):
