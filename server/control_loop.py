@@ -29,6 +29,10 @@ logger: Final = logging.getLogger(__name__)
 READ_ATTEMPTS: Final = 3
 LOUD: Final = ("critical", "floor", "retained", "blind")
 """Decisions that are warnings."""
+REFUSAL: Final = (
+    "Memory is critical, and the model is as small as it may be ({why}). Try again when other programs have given some "
+    "back."
+)
 
 
 class Controller:
@@ -117,7 +121,7 @@ class Controller:
             for order in orders:
                 self._carry_order_out(order)
             admission = self._law.admission(after, sample, now)
-            self._gate.refuse(admission.refusal)
+            self._gate.refuse(None if admission.refusal is None else REFUSAL.format(why=admission.refusal))
             self._gate.update(admission.room, final=admission.final)
             self._told.tell(
                 position=sample.position,
