@@ -34,6 +34,8 @@ _TAKE: Final = 1_000_000_000
 _PER_SECOND: Final = 50
 _CONTEXT: Final = 4096
 _CALM_TURNS: Final = 2
+_INTO_ANSWER: Final = 8
+"""Parts of an answer after which the hog begins: in the middle of it, not while its prompt is computed."""
 _GIVE_UP_SECONDS: Final = 300.0
 _BACK_SECONDS: Final = 240.0
 _NO_REPACK: Final = "--no-repack"
@@ -106,6 +108,8 @@ def _press(session: Session, machine: Machine, hog: Hog, side: Side, short: int,
     conversation = Conversation(side.port, scale.conversation_tokens, _context(session), scale.shape.vocab)
     with Watch(_Holding(side, hog), _PER_SECOND) as watch, conversation.running():
         _wait(lambda: len(conversation.turns) > _CALM_TURNS, "the conversation does not begin")
+        told = len(conversation.pieces) + _INTO_ANSWER
+        _wait(lambda: len(conversation.pieces) >= told, "the conversation does not go on")
         began = time.monotonic()
         before = watch.looks[-1]
         taken = taken or _free(before, machine) - machine.low + short
@@ -126,7 +130,7 @@ def _press(session: Session, machine: Machine, hog: Hog, side: Side, short: int,
     return _Seen(
         name=side.name,
         taken=taken,
-        calm_gap=_longest(conversation.pieces, conversation.pieces[0], began),
+        calm_gap=_longest([piece for piece in conversation.pieces if piece <= began], 0.0, began),
         gap=_longest(conversation.pieces, began, ended),
         anonymous=before.held[0] - held.held[0],
         resident=resident,
