@@ -8,6 +8,7 @@ import psutil
 
 from flexquant.engine.arena_set import ArenaSet
 from flexquant.engine.kv_cache import KVCache
+from flexquant.engine.memory.process import anonymous_bytes
 from flexquant.engine.swap import Arenas
 
 
@@ -31,8 +32,10 @@ class Placement:
     """Takes the arguments of `KVCache`, without `allocate`."""
     available: Callable[[], int]
     """Free bytes, for messages."""
+    private: Callable[[], int]
+    """Bytes that this process has of it, as the system or the card counts them: releases are checked against that."""
     card: CardUse | None
     """None where the model lies in the host's memory, which an integrated card shares."""
 
 
-HOST: Final = Placement(ArenaSet, KVCache, lambda: psutil.virtual_memory().available, None)
+HOST: Final = Placement(ArenaSet, KVCache, lambda: psutil.virtual_memory().available, anonymous_bytes, None)

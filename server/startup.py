@@ -151,7 +151,13 @@ def start(settings: Settings, folder: Path) -> Daemon:
     quality = [Quality(found.perplexity, found.kl) for found in sequence.quality]
     facade = ElasticFacade(model, quality, lambda: engine.seconds_per_token)
     controller = Controller(
-        facade, monitor, parameters, pin=settings.pin, worst_position=settings.worst_position, gate=gate
+        facade,
+        monitor,
+        parameters,
+        gate=gate,
+        private_bytes=placement.private,
+        pin=settings.pin,
+        worst_position=settings.worst_position,
     )
     engine.start()
     controller.start()

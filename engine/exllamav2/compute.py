@@ -14,6 +14,7 @@ from flexquant.engine.exllamav2.decoder import CardDecoder
 from flexquant.engine.exllamav2.form import Form
 from flexquant.engine.exllamav2.handles import Handles
 from flexquant.engine.kv_cache import KVType
+from flexquant.engine.memory.process import anonymous_bytes
 from flexquant.engine.memory.registry import MemoryRegistry
 from flexquant.engine.model_config import ModelConfig
 from flexquant.engine.placement import CardUse, Placement
@@ -59,8 +60,13 @@ class CardCompute:
             arenas=partial(self._make_arenas, ensemble),
             cache=self._make_cache,
             available=lambda: self.card.available()[0],
+            private=self._held,
             card=None if self.card.integrated else CardUse(self.card.available, self.card.taken),
         )
+
+    def _held(self) -> int:
+        """An integrated card's memory is the host's, and its pages are not among the process's anonymous ones."""
+        return self.card.taken() + (anonymous_bytes() if self.card.integrated else 0)
 
     def size_bytes(self, spec: Exl2Spec) -> int:
         """See `Compute`."""

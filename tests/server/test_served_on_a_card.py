@@ -85,6 +85,8 @@ def test_memory_of_the_card_is_what_has_to_suffice(ensemble: Ensemble) -> None:
     card = fakes.compute().placement(ensemble).card
     monitor = make_monitor(load_settings(["--model", "demo", "--memory-budget", "500"]), card)
     assert [(found.source, found.available) for found in monitor.read().memory] == [("cuda", 600), ("budget", 100)]
+    assert fakes.compute().placement(ensemble).private() == 400
     fakes.card.integrated = True
     assert fakes.compute().placement(ensemble).card is None
+    assert fakes.compute().placement(ensemble).private() > 400, "the host's memory counts, too"
     assert "host" in make_monitor(load_settings(["--model", "demo"]), None).names
