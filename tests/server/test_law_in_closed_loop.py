@@ -68,7 +68,7 @@ def _orders(ticks: Sequence[Tick]) -> list[tuple[Tick, Tick]]:
     return [(before, now) for before, now in pairwise(ticks) if now.target != before.target]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(plant=PLANTS)
 def test_every_position_is_one_of_the_sequence(plant: Plant) -> None:
     last = len(plant.footprints) - 1
@@ -77,7 +77,7 @@ def test_every_position_is_one_of_the_sequence(plant: Plant) -> None:
         assert sum(isinstance(order, Move) for order in tick.orders) <= 1
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 @given(level=_gib(0, 17), latency=st.floats(0, 1), start=st.integers(0, 60))
 def test_constant_load_settles(level: float, latency: float, start: int) -> None:
     ticks = Plant(constant(level), latency=latency, start=start).run(300)
@@ -86,7 +86,7 @@ def test_constant_load_settles(level: float, latency: float, start: int) -> None
     assert not any(isinstance(order, Move) for tick in settled for order in tick.orders)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(plant=PLANTS)
 def test_growth_leaves_the_high_reserve(plant: Plant) -> None:
     for before, now in _orders(plant.run(300)):
@@ -95,7 +95,7 @@ def test_growth_leaves_the_high_reserve(plant: Plant) -> None:
             assert now.available - taken >= plant.reserves.high - plant.noise
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(plant=PLANTS)
 def test_no_growth_within_the_cool_down_of_a_shrink(plant: Plant) -> None:
     shrunk: float | None = None
@@ -106,7 +106,7 @@ def test_no_growth_within_the_cool_down_of_a_shrink(plant: Plant) -> None:
             assert now.at - shrunk >= plant.parameters.cooldown_s
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=12)
 @given(plant=PLANTS)
 def test_the_model_does_not_flap_whatever_others_do(plant: Plant) -> None:
     seconds = 1800.0
@@ -115,7 +115,7 @@ def test_the_model_does_not_flap_whatever_others_do(plant: Plant) -> None:
     assert regrets(ticks, plant.parameters.regret_s) <= 5 + seconds / 600
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(plant=PLANTS)
 def test_the_law_is_not_late_while_steps_remain(plant: Plant) -> None:
     """Whatever a tick finds critical it orders in that tick, as far as it can know: losses and noise aside."""
@@ -137,7 +137,7 @@ def test_same_samples_and_seed_give_the_same_decisions(plant: Plant) -> None:
     assert plant.run(200) == plant.run(200)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(plant=PLANTS, worst=st.integers(0, 60), pinned=st.none() | st.integers(0, 60))
 def test_worst_position_is_never_crossed(plant: Plant, worst: int, pinned: int | None) -> None:
     plant.footprints = even_footprints()
