@@ -8,6 +8,7 @@ from flexquant.engine.manifest import Manifest
 from flexquant.ensemble_builder.report.contents import Cost, Report
 from flexquant.ensemble_builder.report.figures import kl_plot, perplexity_plot
 from flexquant.ensemble_builder.report.findings import verdicts
+from flexquant.ensemble_builder.report.orders import RANDOM
 from flexquant.ensemble_builder.report.sizes import Granularity
 from flexquant.ensemble_builder.report.style import STYLE
 from flexquant.ensemble_builder.report.svg_plot import draw
@@ -147,7 +148,7 @@ def _storage(report: Report) -> list[str]:
         notes.append("<p>Some files that the stores have in common are copies here, not hard links.</p>")
     if ladder is not None:
         notes.append(f"<p>The ladder takes {ladder.storage_bytes / storage.once_bytes:.1f}x the storage.</p>")
-    return [_table(["", "bytes"], rows, "Bytes on disk"), *notes]
+    return [_table(["", "size"], rows, "Files on disk"), *notes]
 
 
 def _costs(report: Report) -> str:
@@ -164,7 +165,7 @@ def _conditions(report: Report) -> list[str]:
     said = [
         f"Text: {measured.text.name}, {measured.windows} windows of {measured.window_tokens} tokens "
         f"(sha256 {measured.text.sha256[:12]}…). Non-overlapping, logits in float32.",
-        f"It is not {_seen(manifest)}. Whether they share passages was not checked.",
+        f"The text is not {_seen(manifest)}. Whether they share passages was not checked.",
     ]
     if manifest.quantization is None:
         said.append("The levels were imported; what they were calibrated on is not known.")
@@ -185,8 +186,9 @@ def _conditions(report: Report) -> list[str]:
             f"About {measured.between} positions between the ends were measured per order. Areas take quality as "
             "linear between them."
         )
-    said.append(f"Random orders have seed {measured.seed}. Small differences can be chance on a short text.")
-    return said
+    if any(method.name == RANDOM for method in report.methods):
+        said.append(f"Random orders have seed {measured.seed}.")
+    return [*said, "On a short text small differences can be chance."]
 
 
 def _seen(manifest: Manifest) -> str:
