@@ -116,6 +116,7 @@ def _method_json(method: Method) -> dict[str, object]:
     return {
         "name": method.name,
         "area_under_kl": rounded(method.area),
+        "area_doubt": rounded(method.area_doubt),
         "area_range": [rounded(area) for area in method.area_range],
         "draws": [_curve_json(curve) for curve in method.curves],
     }

@@ -26,6 +26,7 @@ class Method:
         perplexity_range: As `kl_range`.
         area: Area under KL over footprint; of several draws the mean.
         area_range: Least and most over the draws.
+        area_doubt: See `Curve`; of several draws the mean.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Method:
     perplexity_range: tuple[tuple[float, float], ...]
     area: float
     area_range: tuple[float, float]
+    area_doubt: float
 
     @property
     def label(self) -> str:
@@ -71,6 +73,7 @@ def _method(name: str, curves: Sequence[Curve], between: int) -> Method:
         perplexity_range=tuple((min(draws), max(draws)) for draws in perplexity),
         area=fmean(areas),
         area_range=(min(areas), max(areas)),
+        area_doubt=fmean(curve.area_doubt for curve in curves),
     )
 
 
@@ -81,9 +84,18 @@ def verdicts(methods: Sequence[Method]) -> list[str]:
 
 
 def _verdict(own: Method, other: Method) -> str:
+    if [curve.route.states for curve in other.curves] == [curve.route.states for curve in own.curves]:
+        return f"{_capital(other.label)} is the same order as the ensemble's sequence: the search wins nothing over it."
     if own.area <= 0:
         return f"{_capital(other.label)}: not compared, because the sequence's own area is not above 0."
     more = other.area / own.area - 1
+    doubt = (own.area_doubt + other.area_doubt) / own.area
+    if doubt > 0 and abs(more) < doubt:
+        return (
+            f"{_capital(other.label)} cannot be told from the ensemble's sequence: the areas differ by "
+            f"{percent(abs(more))}, and between the measured positions {percent(doubt)} may be hidden. "
+            "Measure more with --points."
+        )
     if abs(more) < 5e-5:
         said = "the same area under KL as the ensemble's sequence: the search wins nothing over it"
     else:

@@ -1,5 +1,7 @@
 """Plain words about areas: they must say where the sequence does not win."""
 
+from dataclasses import replace
+
 import pytest
 
 from flexquant.engine.manifest import Quality
@@ -10,7 +12,8 @@ from flexquant.ensemble_builder.report.orders import Route
 
 def curve(method: str, middle: float, draw: int | None = None) -> Curve:
     """Three positions: KL 0, `middle` and 0.1."""
-    route = Route(method, draw, ((0, 0), (1, 0), (1, 1)), (100, 50, 0))
+    between = (1, 0) if method == "sequence" else (0, 1)
+    route = Route(method, draw, ((0, 0), between, (1, 1)), (100, 50, 0))
     kl = Quality(perplexity=10, kl=0), Quality(perplexity=10 + middle, kl=middle), Quality(perplexity=11, kl=0.1)
     points = [
         Point(at, size, found.perplexity, found.kl)
@@ -38,6 +41,26 @@ def curve(method: str, middle: float, draw: int | None = None) -> Curve:
 def test_who_wins_and_by_how_much(middle: float, said: str) -> None:
     [sentence] = verdicts(methods_of([curve("sequence", 0.02), curve("greedy", middle)], 1))
     assert said in sentence
+
+
+def test_what_the_measured_positions_cannot_tell_is_not_decided() -> None:
+    """Of twelve positions three were measured; the curves bend, so the area over all of them may differ."""
+    sparse = [
+        Curve(replace(found.route, states=found.route.states * 4), found.points)
+        for found in (curve("sequence", 0.02), curve("greedy", 0.0201), curve("random", 0.09, 0))
+    ]
+    close, far = verdicts(methods_of(sparse, 1))
+    assert close.startswith(
+        "Greedy by sensitivity cannot be told from the ensemble's sequence: the areas differ by 0.14 %"
+    )
+    assert close.endswith("Measure more with --points.")
+    assert "100 % more area" in far
+
+
+def test_the_same_order_is_called_that() -> None:
+    own = curve("sequence", 0.02)
+    [sentence] = verdicts(methods_of([own, replace(own, route=replace(own.route, method="greedy"))], 1))
+    assert "is the same order as the ensemble's sequence: the search wins nothing over it" in sentence
 
 
 def test_no_comparison_with_an_area_that_is_not_above_zero() -> None:

@@ -55,3 +55,16 @@ def test_values_between_positions_are_linear() -> None:
     curve = measure_routes(ROUTES[:1], 5, lambda state: Quality(perplexity=2.0 * sum(state), kl=1.0 * sum(state)))[0]
     assert [curve.kl_at(size) for size in (215, 205, 210, 5)] == pytest.approx([0, 1, 0.5, 6])
     assert curve.perplexity_at(210) == pytest.approx(1.0)
+
+
+def test_the_doubt_of_an_area_is_about_its_error() -> None:
+    """KL grows with the square of what was saved; between few positions a straight line lies above that."""
+    units = [Unit(str(at), (10, 0)) for at in range(64)]
+    routes = [route_along("front-to-back", units, front_to_back(units), 0)]
+    whole, some = (
+        measure_routes(routes, between, lambda state: Quality(perplexity=1.0, kl=sum(state) ** 2 / 4096))[0]
+        for between in (63, 7)
+    )
+    assert whole.area_doubt == 0
+    assert some.area_doubt == pytest.approx(some.area - whole.area, rel=0.1)
+    assert some.area > whole.area

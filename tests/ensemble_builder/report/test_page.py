@@ -37,7 +37,7 @@ def test_every_position_of_three_levels(said: str) -> None:
     assert "Random orders" not in said
     assert "shaded band" not in said
     # This ensemble's own sequence goes from front to back.
-    assert "Front to back has the same area under KL as the ensemble's sequence" in said
+    assert "Front to back is the same order as the ensemble's sequence" in said
 
 
 @pytest.mark.parametrize("said", [(("random",), 2)], indirect=True)
