@@ -166,10 +166,8 @@ class Law:
         state, orders = self._give_back(state, view, need, "critical", why)
         if any(isinstance(order, Move) for order in orders):
             return state, orders
-        speed_up = sample.moving and sample.target > sample.position and not state.urgent
-        if speed_up:
-            orders += (Move(sample.target, urgent=True),)
-        return replace(state, urgent=state.urgent or speed_up), orders
+        state, hurry = self._hurry(state, view)
+        return state, (*orders, *hurry)
 
     def _pin(self, state: State, view: View) -> Answer | None:
         """Go where the user wants; after an override come back as memory allows."""
@@ -196,11 +194,15 @@ class Law:
     def _shrink(self, state: State, view: View) -> Answer | None:
         """Memory is low or about to be: release the fewest steps that free the target reserve."""
         short = [outlook for outlook in view.outlooks if outlook.low]
-        if state.phase == "blind" or (not short and view.stress.soft is None):
+        if state.phase == "blind":
             return None
+        hasty = any(outlook.hasty for outlook in view.outlooks)
+        if not short and view.stress.soft is None:
+            state, hurry = self._hurry(state, view) if hasty else (state, ())
+            return (state, hurry) if hurry else None
         state = replace(state, phase="shrink")
         if self._too_soon(state.last_shrink, view):
-            return state, ()
+            return self._hurry(state, view) if hasty else (state, ())
         tightest = max(short, key=lambda o: o.need, default=None)
         need = 0.0 if tightest is None else tightest.need
         why = (view.stress.soft or "") if tightest is None else _short_of(tightest, tightest.reserves.low)
@@ -237,6 +239,14 @@ class Law:
             state = replace(state, override=pinned is not None and position > pinned)
         state, moves = self._order(state, view, position, what, why)
         return state, (*orders, *moves)
+
+    def _hurry(self, state: State, view: View) -> Answer:
+        """Make the shrink under way urgent, unless it is."""
+        sample = view.sample
+        if not sample.moving or sample.target <= sample.position or state.urgent:
+            return state, ()
+        ordered_at = None if state.ordered_at is None else view.now  # what is timed are urgent moves
+        return replace(state, urgent=True, ordered_at=ordered_at), (Move(sample.target, urgent=True),)
 
     def _drop(self, state: State, view: View) -> State:
         return replace(state, dropping=view.sample.reusable_bytes, dropped_at=view.now)
@@ -301,9 +311,10 @@ class Law:
             state = cool_down(replace(state, last_shrink=now, ordered_at=now), now, parameters, shrunk=True)
         else:
             state = replace(state, ordered_at=None)
-        urgent = what == "critical"
-        if urgent:
+        if what == "critical":
             state = replace(state, last_critical=now)
+        hasty = state.urgent or any(outlook.hasty for outlook in view.outlooks)
+        urgent = what == "critical" or (what == "shrink" and hasty)
         state = self._tell(replace(state, urgent=urgent), view, what, why, position)
         return state, (Move(position, urgent),)
 

@@ -18,7 +18,7 @@ class Outlook:
         source: Its name.
         available: Now.
         settled: Once everything ordered is done and everything promised is taken.
-        predicted: The same when the present fall has gone on for the reaction time.
+        falling: What others take within the reaction time if the present fall goes on.
         steady: Least of the growth window, once everything ordered is done and everything promised is taken; None
             until the window is full.
         reserves: Of the domain.
@@ -27,9 +27,14 @@ class Outlook:
     source: str
     available: int
     settled: int
-    predicted: float
+    falling: float
     steady: int | None
     reserves: Reserves
+
+    @property
+    def predicted(self) -> float:
+        """What is settled, less the fall."""
+        return self.settled - self.falling
 
     @property
     def critical(self) -> bool:
@@ -40,6 +45,11 @@ class Outlook:
     def low(self) -> bool:
         """Whether it is time to shrink."""
         return self.predicted < self.reserves.low
+
+    @property
+    def hasty(self) -> bool:
+        """Whether the fall is so fast that memory may be critical before what a shrink gives back has arrived."""
+        return self.available - self.falling < self.reserves.critical
 
     @property
     def need(self) -> float:
@@ -85,7 +95,7 @@ def outlooks(
                 source=reading.source,
                 available=reading.available,
                 settled=later,
-                predicted=later - fall * ahead,
+                falling=fall * ahead,
                 steady=None if lowest is None else lowest - ordered - state.retained - sample.kv_bytes - promised,
                 reserves=parameters.reserves(reading.total, shared=reading.shared, largest_step=step),
             )
@@ -94,7 +104,7 @@ def outlooks(
 
 
 def reaction(state: State, parameters: Parameters) -> float:
-    """Seconds from a fall to memory given back: the slow ones of the latest shrinks and the time between samples."""
+    """Seconds from a fall to memory given back: the slow ones of the latest urgent shrinks, and a tick."""
     if len(state.reactions) < REACTIONS_NEEDED:
         return parameters.reaction_s
     slow = sorted(state.reactions)[-(len(state.reactions) // 20) - 1]  # 95 %

@@ -52,8 +52,9 @@ class Parameters:
     tick_most_s: float = 1.0
     """Time between samples while there is plenty. In between, others cannot take all that is left at `fall_limit`."""
     reaction_s: float = 0.5
-    """How far ahead a falling reading is extrapolated, until enough shrinks were timed: tick + safe point + release."""
-    reaction_limit_s: float = 2.0
+    """How far ahead a falling reading is extrapolated, until enough urgent shrinks were timed: tick + safe point +
+    release."""
+    reaction_limit_s: float = 1.0
     """Never further than this."""
     fall_window_s: float = 1.0
     """Span over which the fall rate is measured."""

@@ -64,7 +64,8 @@ class Plant:
         parameters: Of the law.
         total: Bytes of the machine.
         latency: Seconds from an order to its first step.
-        rate: Bytes per second by which the footprint changes then; steps that are larger take one step's time.
+        rate: Bytes per second by which an urgent move then changes the footprint.
+        paced_rate: The same of a move that leaves the tokens their time.
         retention: Share of released bytes that stay away until the heap is trimmed.
         stuck: Share of released bytes that not even a trim brings back.
         stalls: Of tasks, beside those that a shortage causes here.
@@ -79,7 +80,8 @@ class Plant:
     parameters: Parameters = field(default_factory=Parameters)
     total: int = 16 * GIB
     latency: float = 0.05
-    rate: float = 4 * GIB
+    rate: float = 2 * GIB
+    paced_rate: float = 0.5 * GIB
     retention: float = 0.0
     stuck: float = 0.0
     stalls: Stalls = no_stalls
@@ -154,6 +156,7 @@ class _Daemon:
         self._state = state
         self._position = self._target = plant.start
         self._arrives: float | None = None  # when the next step does
+        self._urgent = False
         self._retained = self._stuck = 0.0
         self.next_look = 0.01 * index
         self.ticks: list[Tick] = []
@@ -193,10 +196,16 @@ class _Daemon:
         )
         self._state, orders = self._law.decide(self._state, sample, now)
         for order in orders:
-            if isinstance(order, Move) and order.position != self._target:
+            if isinstance(order, Move):
+                self._urgent = order.urgent
+                under_way = self._arrives if order.position == self._target else None
                 self._target = order.position
-                moves = self._target != self._position
-                self._arrives = now + plant.latency + self._step_seconds() if moves else None
+                if self._target == self._position:
+                    self._arrives = None
+                elif under_way is None:
+                    self._arrives = now + plant.latency + self._step_seconds()
+                else:
+                    self._arrives = min(under_way, now + self._step_seconds())
             if isinstance(order, Trim):
                 self._retained = 0.0
         lasts = self._law.pause(self._state, sample, now)
@@ -204,9 +213,10 @@ class _Daemon:
         self.next_look = now + lasts
 
     def _step_seconds(self) -> float:
+        rate = self._plant.rate if self._urgent else self._plant.paced_rate
         toward = 1 if self._target > self._position else -1
         footprints = self._plant.footprints
-        return abs(footprints[self._position] - footprints[self._position + toward]) / self._plant.rate
+        return abs(footprints[self._position] - footprints[self._position + toward]) / rate
 
 
 def _with_seed(parameters: Parameters, index: int) -> Parameters:
