@@ -7,8 +7,8 @@ of all of them one after the other. So text can be streamed exactly, and in time
 import codecs
 import json
 import re
-import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -35,7 +35,9 @@ class Tokenizer:
         chat_template: str | None,
     ) -> None:
         self._library = library
-        self._lock = threading.Lock()  # encoding with and without special tokens is a switch of the library's object
+        # One thread encodes for all: with and without special tokens is a switch of the library's object, and the
+        # library keeps a cache of words for each thread that encodes, of 2 MiB once it is full.
+        self._encoding = ThreadPoolExecutor(1, "flexquant-tokenizer")
         self._pieces = pieces
         self.bos_token = bos_token
         self.eos_token = eos_token
@@ -104,11 +106,14 @@ class Tokenizer:
             bos: Whether to begin with the model's begin-of-text token, if it uses one. It is never doubled.
         """
         valid = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        with self._lock:
-            self._library.encode_special_tokens = not special
-            ids: list[int] = self._library.encode(valid, add_special_tokens=False).ids
+        ids = self._encoding.submit(self._encode, valid, special).result()
         if bos and self._add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
             return [self.bos_id, *ids]
+        return ids
+
+    def _encode(self, text: str, special: bool) -> list[int]:
+        self._library.encode_special_tokens = not special
+        ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:

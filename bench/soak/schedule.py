@@ -7,8 +7,8 @@ from typing import Final
 
 HOGS: Final = 2
 _GIB: Final = 1 << 30
-_TTL: Final = (4.0, 20.0)
-_WISHES_S: Final = 15.0
+_TTL: Final = (8.0, 30.0)
+_WISHES_S: Final = 20.0
 """Mean time between two wishes."""
 
 

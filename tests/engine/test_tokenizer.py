@@ -1,7 +1,9 @@
 import codecs
 import json
 import shutil
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -158,6 +160,29 @@ def test_no_text_of_a_user_becomes_a_special_token(docs_llama: Tokenizer, text: 
     ids = docs_llama.encode(text, bos=True)
     assert ids[0] == 0
     assert not set(ids[1:]) & {0, 1, 2, 3, 4}
+
+
+def test_many_threads_encode_as_one_does(docs_llama: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library keeps a cache for each thread that encodes; and the switch for special tokens is shared by all."""
+    texts = [f"word {number} of <s> many</s>" for number in range(40)]
+    expected = [docs_llama.encode(text, special=number % 2 == 0, bos=True) for number, text in enumerate(texts)]
+    library, threads = docs_llama._library, set[int]()
+
+    class Watched:
+        def __setattr__(self, name: str, value: object) -> None:
+            setattr(library, name, value)
+
+        def encode(self, text: str, *, add_special_tokens: bool) -> tokenizers.Encoding:
+            threads.add(threading.get_ident())
+            return library.encode(text, add_special_tokens=add_special_tokens)
+
+    monkeypatch.setattr(docs_llama, "_library", Watched())
+    with ThreadPoolExecutor(8) as pool:
+        asked = [
+            pool.submit(docs_llama.encode, text, special=number % 2 == 0, bos=True) for number, text in enumerate(texts)
+        ]
+        assert [answer.result() for answer in asked] == expected
+    assert len(threads) == 1
 
 
 def test_begin_of_text_is_never_doubled(docs_llama: Tokenizer) -> None:
