@@ -245,8 +245,7 @@ class Law:
         sample = view.sample
         if not sample.moving or sample.target <= sample.position or state.urgent:
             return state, ()
-        ordered_at = None if state.ordered_at is None else view.now  # what is timed are urgent moves
-        return replace(state, urgent=True, ordered_at=ordered_at), (Move(sample.target, urgent=True),)
+        return replace(state, urgent=True), (Move(sample.target, urgent=True),)
 
     def _drop(self, state: State, view: View) -> State:
         return replace(state, dropping=view.sample.reusable_bytes, dropped_at=view.now)

@@ -35,10 +35,11 @@ def _follow_moves(state: State, sample: Sample, now: float, footprints: Sequence
     if sample.moving:
         return replace(state, grown_at=now) if sample.target < sample.position else state
     overhead = sample.elastic_bytes - footprints[sample.position]
-    reactions = state.reactions
-    if state.urgent and state.ordered_at is not None:  # others took their time beside the tokens, with leave to
-        reactions = (*reactions, now - state.ordered_at)[-REACTIONS_KEPT:]
-    return replace(state, overhead=overhead, urgent=False, reactions=reactions, ordered_at=None)
+    state = replace(state, overhead=overhead, urgent=False)
+    if state.ordered_at is None:
+        return state
+    reactions = (*state.reactions, now - state.ordered_at)[-REACTIONS_KEPT:]
+    return replace(state, reactions=reactions, ordered_at=None)
 
 
 def _see_nothing(state: State, sample: Sample, silent: float, now: float, parameters: Parameters) -> State:

@@ -19,6 +19,7 @@ class Outlook:
         available: Now.
         settled: Once everything ordered is done and everything promised is taken.
         falling: What others take within the reaction time if the present fall goes on.
+        falling_soon: What they take within the time of an urgent shrink.
         steady: Least of the growth window, once everything ordered is done and everything promised is taken; None
             until the window is full.
         reserves: Of the domain.
@@ -28,6 +29,7 @@ class Outlook:
     available: int
     settled: int
     falling: float
+    falling_soon: float
     steady: int | None
     reserves: Reserves
 
@@ -48,8 +50,8 @@ class Outlook:
 
     @property
     def hasty(self) -> bool:
-        """Whether the fall is so fast that memory may be critical before what a shrink gives back has arrived."""
-        return self.available - self.falling < self.reserves.critical
+        """Whether memory may be critical before even an urgent shrink has given something back."""
+        return self.available - self.falling_soon < self.reserves.critical
 
     @property
     def need(self) -> float:
@@ -96,6 +98,7 @@ def outlooks(
                 available=reading.available,
                 settled=later,
                 falling=fall * ahead,
+                falling_soon=fall * parameters.urgent_s,
                 steady=None if lowest is None else lowest - ordered - state.retained - sample.kv_bytes - promised,
                 reserves=parameters.reserves(reading.total, shared=reading.shared, largest_step=step),
             )
@@ -104,7 +107,7 @@ def outlooks(
 
 
 def reaction(state: State, parameters: Parameters) -> float:
-    """Seconds from a fall to memory given back: the slow ones of the latest urgent shrinks, and a tick."""
+    """Seconds from a fall to memory given back: the slow ones of the latest shrinks and the time between samples."""
     if len(state.reactions) < REACTIONS_NEEDED:
         return parameters.reaction_s
     slow = sorted(state.reactions)[-(len(state.reactions) // 20) - 1]  # 95 %

@@ -52,10 +52,11 @@ class Parameters:
     tick_most_s: float = 1.0
     """Time between samples while there is plenty. In between, others cannot take all that is left at `fall_limit`."""
     reaction_s: float = 0.5
-    """How far ahead a falling reading is extrapolated, until enough urgent shrinks were timed: tick + safe point +
-    release."""
+    """How far ahead a falling reading is extrapolated, until enough shrinks were timed: tick + safe point + release."""
     reaction_limit_s: float = 1.0
     """Never further than this."""
+    urgent_s: float = 0.5
+    """A shrink is urgent when memory would be critical so soon: the same for one that decoding waits for."""
     fall_window_s: float = 1.0
     """Span over which the fall rate is measured."""
     fall_limit: int = 2 * GIB

@@ -120,8 +120,8 @@ class State:
         down: Whether the law's last own move went down; None before the first.
         turns: Changes of direction that are allowed now.
         turns_at: As of when.
-        reactions: Seconds that the latest urgent shrinks took from order to end, oldest first.
-        ordered_at: When the shrink under way was ordered, or made urgent.
+        reactions: Seconds that the latest shrinks took from order to end, oldest first.
+        ordered_at: When the shrink under way was ordered.
         episode: The shrink whose bytes have not all arrived.
         efficiency: Share of the last checked release that arrived.
         retained: Bytes that were released and did not arrive.

@@ -1,4 +1,4 @@
-"""When the control law lets decoding wait for a shrink although memory is not critical yet, and what it times."""
+"""When the control law lets decoding wait for a shrink although memory is not critical yet."""
 
 from dataclasses import replace
 
@@ -49,16 +49,6 @@ def test_a_growth_under_way_is_not_sped_up() -> None:
     state = replace(fallen(2 * GIB, available), last_shrink=-0.5)
     growing = sample_of(available, 30, target=20, moving=True)
     assert decide(law, state, growing, 0.0)[1] == []
-
-
-@pytest.mark.parametrize(("available", "timed"), [(RESERVES.low - MIB, False), (RESERVES.critical - MIB, True)])
-def test_only_urgent_shrinks_are_timed(available: int, timed: bool) -> None:
-    law = law_with()
-    state, (move,) = decide(law, State(), sample_of(available), 0.0)
-    assert move.urgent == timed
-    state, _ = decide(law, state, sample_of(available, target=move.position, moving=True), 0.25)
-    state, _ = decide(law, state, sample_of(RESERVES.high, move.position), 0.5)
-    assert state.reactions == ((0.5,) if timed else ())
 
 
 def test_what_is_looked_ahead_is_bounded() -> None:
