@@ -55,8 +55,10 @@ class StoreReader:
                     self._check_unchanged(file)
                 self._fill(spec, buffer[place.offset : place.offset + place.size.span])
             if self.drop_page_cache:  # now and not before: the slices of a layer lie in the same pages
-                for entry in {entry for place in places for entry in self._spec(place).entries.values()}:
-                    _drop_page_cache(entry.file, entry.offset, entry.end)
+                entries = [entry for place in places for entry in self._spec(place).entries.values()]
+                for file, spans in _spans(entries).items():
+                    for start, end in spans:
+                        _drop_page_cache(file, start, end)
 
     def drop_files(self) -> None:
         """Drop all weights that lie in arenas from the page cache; any thread. Linux only.

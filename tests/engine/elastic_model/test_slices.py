@@ -1,5 +1,7 @@
 """Layers in slices of columns that move one by one: what the model is and answers, and what it gives back."""
 
+import os
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -126,6 +128,38 @@ def test_between_layers_a_slice_counts(cut: Ensemble, uncut: Ensemble) -> None:
     finally:
         sliced.close()
         whole.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="posix_fadvise is Linux's")
+def test_pages_that_slices_share_leave_the_page_cache_behind_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropped after every slice, the layer would be read from disk as often as it has slices."""
+    names = [f"lm_head[{a}:{b}]" for a, b in pairwise([0, 64, 256, 288, SHAPE.vocab])]
+    folder = random_ensemble(
+        tmp_path / "head", SHAPE, cuts={"lm_head": CUTS["lm_head"]}, transitions=[[(name, 0, 1) for name in names]]
+    )
+    ensemble = Ensemble.open(folder)
+    model = ElasticModel.load(ensemble, kv_pages=4)
+    events: list[tuple[str, int, int]] = []
+    preadv = os.preadv
+
+    def read(descriptor: int, buffers: list[memoryview], position: int) -> int:
+        events.append(("read", position, position + sum(map(len, buffers))))
+        return preadv(descriptor, buffers, position)
+
+    monkeypatch.setattr(os, "preadv", read)
+    monkeypatch.setattr(
+        os, "posix_fadvise", lambda _file, start, length, _advice: events.append(("drop", start, start + length))
+    )
+    model.drop_page_cache = True
+    move(model, 1)
+    model.close()
+    kinds = [kind for kind, *_ in events]
+    assert "read" not in kinds[kinds.index("drop") :]
+    dropped = [(start, end) for kind, start, end in events if kind == "drop"]
+    for kind, start, end in events:
+        assert kind == "drop" or any(first <= start and end <= last for first, last in dropped)
 
 
 def test_every_byte_is_given_back(tmp_path: Path) -> None:

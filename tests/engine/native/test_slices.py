@@ -2,10 +2,15 @@
 
 from itertools import pairwise
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flexquant.engine.exl2.blocked_layout import BlockedLayout, staging_bytes
+from flexquant.engine.exl2.spec import read_spec
+from flexquant.engine.native.compute import _Filler
+from flexquant.engine.tensor_index import TensorIndex
 from support.exl2_fixtures import Exl2Layer, random_layer
 from support.native_layers import NativeLayer, columns_of, each_kernels, multiply, needs_native, normal, using
 
@@ -67,3 +72,26 @@ def test_a_layer_of_many_slices() -> None:
         parts = [slice_of(layer, first, last) for first, last in columns]
         assert len(parts) == 101
         assert torch.equal(multiply(parts, x), NativeLayer.of(layer).multiply(x))
+
+
+@each_kernels
+@settings(deadline=None, max_examples=15)
+@given(data=st.data())
+def test_slices_of_a_file_are_those_of_the_layer(
+    kernels: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Read by as little as the loader can, and repacked, a slice lies as if it had been a layer by itself."""
+    outputs, bias = data.draw(st.integers(1, 300)), data.draw(st.booleans())
+    layer = random_layer(data.draw(st.sampled_from(GROUPS)), outputs, bias=bias)
+    folder = tmp_path_factory.mktemp("slices")
+    layer.write(folder)
+    whole = read_spec(TensorIndex.open(folder), "layer", in_features=layer.in_features, out_features=outputs, bias=bias)
+    with using(kernels, 1):
+        for first, last in data.draw(cuts(outputs)):
+            spec = whole.sliced((first, last))
+            expected = slice_of(layer, first, last)
+            size = expected.layout.size_bytes
+            assert BlockedLayout(spec).size_bytes == size
+            buffer = bytearray(b"\xaa" * size)
+            _Filler(staging_bytes(spec))(spec, memoryview(buffer))
+            assert bytes(buffer) == expected.memory()[:size].numpy().tobytes()
