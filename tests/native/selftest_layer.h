@@ -38,8 +38,8 @@ inline int64_t number_inputs(const std::vector<TestLinear*>& linears, int rows) 
   for (TestLinear* l : linears) {
     for (fq::Part& p : l->parts) {
       size_t i = 0;
-      while (i < forms.size() && memcmp(forms[i]->perm, p.matrix.perm, sizeof(int32_t) * static_cast<size_t>(p.matrix.in)))
-        ++i;
+      const size_t bytes_of_order = sizeof(int32_t) * static_cast<size_t>(p.matrix.in);
+      while (i < forms.size() && memcmp(forms[i]->perm, p.matrix.perm, bytes_of_order)) ++i;
       if (i == forms.size()) {
         forms.push_back(&p.matrix);
         bytes += fq::rounded_bytes(rows, p.matrix.units);
