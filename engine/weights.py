@@ -78,6 +78,11 @@ class DenseWeights:
         """See `Weights`."""
         return F.linear(x, self.weight(key), self.bias(key))
 
+    def columns(self, key: str, x: Tensor, first: int, last: int) -> Tensor:
+        """Compute outputs `first` to `last` of a linear layer: f32 [rows, in_features] -> f32 [rows, last - first]."""
+        bias = self.bias(key)
+        return F.linear(x, self.weight(key)[first:last], None if bias is None else bias[first:last])
+
     def weight(self, key: str) -> Tensor:
         """Return a linear layer's matrix: f32 [out_features, in_features]."""
         return self._tensor(self._weight_name(key))

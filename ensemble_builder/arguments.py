@@ -3,6 +3,8 @@
 import argparse
 from typing import Final
 
+from flexquant.engine.sizes import parse_size
+
 EXIT_CODES: Final = """\
 exit codes:
   0  done
@@ -47,4 +49,15 @@ def minutes(text: str) -> float:
         found = -1.0
     if not 0 <= found < 1e9:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes")
+    return found
+
+
+def size(text: str) -> int:
+    """Parse a number of bytes, 1 or more; see `parse_size`."""
+    try:
+        found = parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if found == 0:
+        raise argparse.ArgumentTypeError("must be 1 byte or more")
     return found

@@ -13,9 +13,9 @@ from flexquant.engine.errors import UsageError
 from flexquant.engine.manifest import assignment
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.ensemble_builder.arguments import new_parser, positive
-from flexquant.ensemble_builder.completion import unquantized
 from flexquant.ensemble_builder.eqm import hybrid
 from flexquant.ensemble_builder.evaluation import Reference, Windows, final_hidden, measure, read_text
+from flexquant.ensemble_builder.evaluation_setup import unquantized
 from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.same_model import check_same_model
 from flexquant.ensemble_builder.stores import open_store

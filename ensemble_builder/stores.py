@@ -6,11 +6,11 @@ from pathlib import Path
 
 from flexquant.engine.exl2.spec import Exl2Spec, read_spec
 from flexquant.engine.manifest import Level, Module, Variant
-from flexquant.engine.model_config import EMBEDDING, ModelConfig, read_model_config
+from flexquant.engine.model_config import EMBEDDING, LinearShape, ModelConfig, read_model_config
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.weights import Exl2Weights
-from flexquant.ensemble_builder.bounded_weights import BoundedWeights
-from flexquant.ensemble_builder.sequence import Unit
+from flexquant.ensemble_builder.bounded_weights import KEPT_BYTES, BoundedWeights
+from flexquant.ensemble_builder.slices import Columns, slices_of
 
 LEVELS_FOLDER = "levels"
 
@@ -33,9 +33,9 @@ class Store:
     config: ModelConfig
     specs: dict[str, Exl2Spec]
 
-    def weights(self) -> BoundedWeights:
-        """Return the weights for running the whole store or parts of it."""
-        return BoundedWeights(lambda: Exl2Weights(self.index, self.config))
+    def weights(self, kept_bytes: int = KEPT_BYTES) -> BoundedWeights:
+        """Return the weights for running the whole store or parts of it; see `BoundedWeights`."""
+        return BoundedWeights(lambda: Exl2Weights(self.index, self.config), kept_bytes)
 
     @property
     def module_bytes(self) -> int:
@@ -72,37 +72,38 @@ def level_of(store: Store) -> Level:
     )
 
 
-def modules_of(stores: Sequence[Store]) -> list[Module]:
-    """Return the modules of an ensemble: one per linear layer, in forward order.
+def modules_of(stores: Sequence[Store], max_step: int | None = None) -> list[Module]:
+    """Return the modules of an ensemble in forward order: one per linear layer, or per slice of one.
 
     A variant that is no smaller than the one before it is left out: going there would give nothing back.
 
     Args:
         stores: From best to smallest.
+        max_step: Most bytes that a module gives back in one step, see `slices_of`; no limit if None.
     """
-    modules = []
-    for shape in stores[0].config.linears():
-        variants: list[Variant] = []
-        for store in stores:
-            spec = store.specs[shape.key]
-            if not variants or spec.payload < variants[-1].bytes:
-                names = [entry.name for entry in spec.entries.values()]
-                variants.append(Variant(level=store.level, tensors=names, bytes=spec.payload))
-        modules.append(
-            Module(
-                name=shape.key,
-                linear=shape.key,
-                in_features=shape.in_features,
-                out_features=shape.out_features,
-                variants=variants,
-            )
-        )
-    return modules
+    return [
+        _module(stores, shape, columns)
+        for shape in stores[0].config.linears()
+        for columns in slices_of([store.specs[shape.key] for store in stores], max_step)
+    ]
 
 
-def units_of(modules: Sequence[Module]) -> list[Unit]:
-    """Return the units of a search by projections: one per module, in the same order."""
-    return [Unit(module.name, tuple(variant.bytes for variant in module.variants)) for module in modules]
+def _module(stores: Sequence[Store], shape: LinearShape, columns: Columns | None) -> Module:
+    variants: list[Variant] = []
+    for store in stores:
+        spec = store.specs[shape.key].sliced(columns)
+        if not variants or spec.payload < variants[-1].bytes:
+            names = [entry.name for entry in spec.entries.values()]
+            variants.append(Variant(level=store.level, tensors=names, bytes=spec.payload))
+    first, last = (0, shape.out_features) if columns is None else columns
+    return Module(
+        name=shape.key if columns is None else f"{shape.key}[{first}:{last}]",
+        linear=shape.key,
+        columns=columns,
+        in_features=shape.in_features,
+        out_features=last - first,
+        variants=variants,
+    )
 
 
 def norm_bytes(store: Store) -> int:

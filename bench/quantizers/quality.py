@@ -10,9 +10,9 @@ from bench.quantizers.bootstrap import Interval, mean_interval, ratio_interval
 from flexquant.engine.decoder import Decoder
 from flexquant.engine.model_config import HEAD, read_model_config
 from flexquant.engine.weights import Weights
-from flexquant.ensemble_builder.completion import unquantized
 from flexquant.ensemble_builder.eqm import HybridWeights
 from flexquant.ensemble_builder.evaluation import Reference, Windows, final_hidden, measure
+from flexquant.ensemble_builder.evaluation_setup import unquantized
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import UsageError
 from flexquant.engine.manifest import Manifest, Quality
 from flexquant.engine.tokenizer import Tokenizer
-from flexquant.ensemble_builder.completion import unquantized
 from flexquant.ensemble_builder.eqm import EqmEvaluation, hybrid
 from flexquant.ensemble_builder.evaluation import Reference, Windows, final_hidden, measure, read_text
+from flexquant.ensemble_builder.evaluation_setup import unquantized
 from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.report.built import recorded_minutes
 from flexquant.ensemble_builder.report.contents import Cost, Measured, Report

@@ -21,8 +21,8 @@ from flexquant.engine.model_config import HEAD, read_model_config
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.engine.weights import DenseWeights
-from flexquant.ensemble_builder.completion import unquantized
 from flexquant.ensemble_builder.evaluation import Reference, Windows, measure
+from flexquant.ensemble_builder.evaluation_setup import unquantized
 from flexquant.ensemble_builder.layer_inputs import ObservedWeights, input_of
 from flexquant.ensemble_builder.stores import open_store
 from support.dense_checkpoint import dense_checkpoint

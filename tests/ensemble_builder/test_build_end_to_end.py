@@ -10,7 +10,6 @@ from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.manifest import Manifest, read_manifest
 from flexquant.ensemble_builder import completion
 from flexquant.ensemble_builder.cli import main
-from flexquant.ensemble_builder.manifest_writer import SEQUENCE_NAME
 from support.tiny_checkpoint import TEXT, tiny_checkpoint, write_texts
 
 Say = Callable[[], str]
@@ -60,7 +59,7 @@ def test_what_is_built_opens_and_verifies(ensemble: Path) -> None:
 
 def test_every_module_is_lowered_once_and_quality_falls_from_end_to_end(ensemble: Path) -> None:
     manifest = read_manifest(ensemble)
-    sequence = manifest.sequences[SEQUENCE_NAME]
+    sequence = manifest.sequences["projection"]
     moved = [move.module for transition in sequence.transitions for move in transition.moves]
     assert sorted(moved) == sorted(module.name for module in manifest.modules)
     first, last = sequence.quality[0], sequence.quality[-1]
@@ -71,7 +70,8 @@ def test_every_module_is_lowered_once_and_quality_falls_from_end_to_end(ensemble
 def test_the_report_says_what_the_search_cost(ensemble: Path) -> None:
     report = json.loads((ensemble / "report.json").read_text())
     assert report["search"]["evaluations"] == read_manifest(ensemble).search.evaluations
-    assert report["search"]["area"] <= report["search"]["greedy_area"]
+    areas = report["search"]["sequences"]["projection"]
+    assert areas["area"] <= areas["greedy_area"]
 
 
 def test_the_same_build_again_gives_the_same_bytes(
@@ -95,7 +95,7 @@ def test_three_levels_and_no_text(model: Path, tmp_path: Path) -> None:
         main([str(model), "--levels", "8,4,2.5", "--out", str(out), "--preset", "quick", "--search-tokens", "256"]) == 0
     )
     manifest = Ensemble.open(out, verify=True).manifest
-    assert len(manifest.sequences[SEQUENCE_NAME].transitions) == 14 * 2 + 1  # the head has 6 bits at both lower levels
+    assert len(manifest.sequences["projection"].transitions) == 14 * 2 + 1  # the head has 6 bits at both lower levels
     assert manifest.quantization is not None
     calibration, search = manifest.quantization.calibration, manifest.evaluation.text
     assert (calibration.name, search.name) == ("sampled from the model, seed 0", "sampled from the model, seed 1")
@@ -137,7 +137,7 @@ def test_levels_that_exist_already_and_nothing_else(ensemble: Path, tmp_path: Pa
     assert main(["--from-checkpoints", checkpoints, "--out", str(out), "--search-tokens", "256"]) == 0
     manifest = Ensemble.open(out, verify=True).manifest
     assert manifest.evaluation.reference == "position 0"
-    assert manifest.sequences[SEQUENCE_NAME].quality[0].kl == 0.0
+    assert manifest.sequences["projection"].quality[0].kl == 0.0
 
 
 def test_eval_has_a_row_for_the_unquantized_model(
