@@ -23,6 +23,7 @@ from flexquant.engine.errors import InputError
 from flexquant.engine.manifest import Quality, Text
 from flexquant.engine.model_config import ModelConfig
 from flexquant.engine.tokenizer import Tokenizer
+from flexquant.ensemble_builder.window_quality import WindowQuality
 
 WINDOW_TOKENS: Final = 1024
 LAYER_ROWS: Final = 2048
@@ -147,7 +148,6 @@ class Reference:
         return cls(decoder, final_hidden(decoder, windows))
 
 
-@torch.inference_mode()
 def measure(decoder: Decoder, hidden: Tensor, windows: Windows, reference: Reference | None) -> Quality:
     """Return perplexity and mean KL of a model, to `DIGITS` significant digits.
 
@@ -160,19 +160,34 @@ def measure(decoder: Decoder, hidden: Tensor, windows: Windows, reference: Refer
     Raises:
         InputError: The model's logits are not finite.
     """
-    surprise = divergence = 0.0
+    return quality_of(measure_windows(decoder, hidden, windows, reference))
+
+
+def quality_of(measured: WindowQuality) -> Quality:
+    """Return perplexity and mean KL of all windows, to `DIGITS` significant digits."""
+    return Quality(perplexity=rounded(measured.perplexity), kl=rounded(measured.mean_kl))
+
+
+@torch.inference_mode()
+def measure_windows(decoder: Decoder, hidden: Tensor, windows: Windows, reference: Reference | None) -> WindowQuality:
+    """Return the figures of every window; see `measure`."""
+    surprise, divergence, right = torch.zeros(3, windows.tokens[:, 1:].numel(), dtype=torch.float64)
     for rows in _tiles(windows, decoder.config.vocab_size):
         logs = _log_probabilities(decoder, hidden, rows)
         targets = windows.tokens[:, 1:].reshape(-1)[rows]
-        surprise -= logs.gather(1, targets[:, None]).double().sum().item()
+        surprise[rows] = -logs.gather(1, targets[:, None])[:, 0].double()
+        right[rows] = (logs.argmax(dim=1) == targets).double()
         if reference is not None:
             against = _log_probabilities(reference.decoder, reference.hidden, rows)
-            divergence += ((against - logs) * against.exp()).sum(dim=1).double().sum().item()
-    predicted = windows.tokens[:, 1:].numel()
-    quality = Quality(perplexity=rounded(math.exp(surprise / predicted)), kl=rounded(divergence / predicted))
-    if not (math.isfinite(quality.perplexity) and math.isfinite(quality.kl)):
+            divergence[rows] = ((against - logs) * against.exp()).sum(dim=1).double()
+
+    def by_window(figures: Tensor) -> tuple[float, ...]:
+        return tuple(figures.view(len(windows.tokens), -1).mean(dim=1).tolist())
+
+    found = WindowQuality(by_window(surprise), by_window(divergence), by_window(right))
+    if not all(map(math.isfinite, (*found.surprise, *found.kl))):
         raise InputError("the model's logits are not finite", hint="The checkpoint may be damaged.")
-    return quality
+    return found
 
 
 def rounded(figure: float) -> float:

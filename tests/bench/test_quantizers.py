@@ -7,13 +7,12 @@ import pytest
 from torch import Tensor
 
 from bench.quantizers.__main__ import main, parse_widths
-from bench.quantizers.bootstrap import mean_interval, ratio_interval
 from bench.quantizers.equal_bits import equal_level, level_bits, store_bits
 from bench.quantizers.gguf_weights import StoredMatrix, bits_per_weight, types_told
 from bench.quantizers.importance import write_importance
 from bench.quantizers.llama_file import gguf_name, to_halves, to_neighbours, turned_heads
 from bench.quantizers.llama_quantizer import is_fallback
-from bench.quantizers.quality import Bench, WindowQuality
+from bench.quantizers.quality import Bench
 from bench.quantizers.report import Measured, Pair, markdown, plain, to_json
 from flexquant.engine.decoder import Decoder
 from flexquant.engine.errors import UsageError
@@ -21,10 +20,12 @@ from flexquant.engine.model_config import HEAD, read_model_config
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.engine.weights import DenseWeights
+from flexquant.ensemble_builder.bootstrap import mean_interval, ratio_interval
 from flexquant.ensemble_builder.completion import unquantized
 from flexquant.ensemble_builder.evaluation import Reference, Windows, measure
 from flexquant.ensemble_builder.layer_inputs import ObservedWeights, input_of
 from flexquant.ensemble_builder.stores import open_store
+from flexquant.ensemble_builder.window_quality import WindowQuality
 from support.dense_checkpoint import dense_checkpoint
 from support.quantizing import quantize
 from support.tiny_checkpoint import TEXT, tiny_checkpoint
@@ -176,24 +177,24 @@ def test_the_importance_matrix_is_the_mean_square_of_the_inputs(tmp_path: Path) 
 
 
 def _measured(name: str, *kl: float) -> Measured:
-    return Measured(name, "7 Q4_K", 4.5, WindowQuality((3.0, 3.2), kl))
+    return Measured(name, "7 Q4_K", 4.5, WindowQuality((3.0, 3.2), kl, (0.5, 0.5)))
 
 
 PAIR = Pair(_measured("Q4_K_M", 0.02, 0.04), _measured("with", 0.02, 0.02), _measured("level 4.2", 0.01, 0.02))
 
 
 def test_a_table_has_a_line_per_model_and_the_ratio_at_the_peer() -> None:
-    lines = markdown(WindowQuality((3.0, 3.0), (0.0, 0.0)), [PAIR]).splitlines()
+    lines = markdown(WindowQuality((3.0, 3.0), (0.0, 0.0), (0.5, 0.5)), [PAIR]).splitlines()
     assert len(lines) == 6
     assert lines[3] == (
         "| llama.cpp: Q4_K_M | 7 Q4_K | 4.500 | 22.198 | 1.105 (1 to 1.221) | 0.03 (0.02 to 0.04) | 0.5 (0.5 to 0.5) |"
     )
     assert lines[5].endswith("| 0.015 (0.01 to 0.02) |  |")
-    assert "0.5 (0.5 to 0.5)" in plain(WindowQuality((3.0, 3.0), (0.0, 0.0)), [PAIR])
+    assert "0.5 (0.5 to 0.5)" in plain(WindowQuality((3.0, 3.0), (0.0, 0.0), (0.5, 0.5)), [PAIR])
 
 
 def test_json_has_the_figures_of_every_window() -> None:
-    rows = to_json(WindowQuality((3.0, 3.2), (0.0, 0.0)), [PAIR])
+    rows = to_json(WindowQuality((3.0, 3.2), (0.0, 0.0), (0.5, 0.5)), [PAIR])
     assert [row["owner"] for row in rows] == ["unquantized", "llama.cpp", "llama.cpp", "ours"]
     assert rows[1]["ours_over_this"] == pytest.approx(0.5)
     assert rows[1]["windows"]["kl"] == (0.02, 0.04)
