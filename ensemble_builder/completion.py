@@ -22,7 +22,7 @@ from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.sequence import best
 from flexquant.ensemble_builder.sequence_search import fingerprint, search_measured
 from flexquant.ensemble_builder.stores import LEVELS_FOLDER, Store, modules_of, units_of
-from flexquant.ensemble_builder.workplace import REPORT_NAME, Settings, Workplace
+from flexquant.ensemble_builder.workplace import REPORT_NAME, SEARCHED_NAME, Settings, Workplace
 
 
 def unquantized(checkpoint: Path, config: ModelConfig) -> Decoder:
@@ -75,11 +75,12 @@ def complete(
         kind = "unquantized"
         # A second decoder, because the first keeps the weights it has read and this one needs the head alone.
         reference = Reference(unquantized(checkpoint, config), final_hidden(unquantized(checkpoint, config), windows))
+    journal = place.work / "evaluations.jsonl"
     searched = search_measured(
         EqmEvaluation(config, modules, weights, windows, reference),
         units,
         options,
-        place.work / "evaluations.jsonl",
+        journal,
         fingerprint(files, windows, kind),
         progress,
     )
@@ -108,6 +109,7 @@ def complete(
         },
     }
     write_atomically(place.out / REPORT_NAME, json.dumps(report, indent=1).encode() + b"\n")
+    write_atomically(place.out / SEARCHED_NAME, journal.read_bytes())
     write_manifest(place.out, manifest)
     place.clear()
     progress.note(
