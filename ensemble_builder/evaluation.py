@@ -77,6 +77,11 @@ class Windows:
         sha256 = hashlib.sha256(text.encode()).hexdigest()
         return cls(torch.tensor(rows), Text(name=name, sha256=sha256, tokens=count * window))
 
+    def first(self, count: int) -> Self:
+        """Return the first windows alone."""
+        tokens = self.tokens[:count]
+        return type(self)(tokens, self.text.model_copy(update={"tokens": tokens.numel()}))
+
 
 def read_text(path: Path) -> str:
     """Read a text file.

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from flexquant.engine.decoder import Decoder
 from flexquant.engine.ensemble import Ensemble
 from flexquant.ensemble_builder.completion import unquantized
 from flexquant.ensemble_builder.eqm import EqmEvaluation, hybrid
@@ -24,15 +25,15 @@ class Scorer:
 
     def __init__(self, ensemble: Ensemble, windows: Windows, checkpoint: Path | None) -> None:
         config, manifest = ensemble.config, ensemble.manifest
-        stores = {
+        self._config, self._modules = config, manifest.modules
+        self._stores = {
             level.name: open_store(ensemble.folder / level.store, level.name, level.bits).weights()
             for level in manifest.levels
         }
         self.reference: Literal["unquantized", "position 0"]
         if checkpoint is None:
             self.reference = "position 0"
-            decoder = hybrid(config, manifest.modules, stores, (0,) * len(manifest.modules))
-            reference = Reference.of(decoder, windows)
+            reference = Reference.of(self.decoder((0,) * len(manifest.modules)), windows)
         else:
             self.reference = "unquantized"
             check_same_model([ensemble.common.folder, checkpoint])
@@ -40,11 +41,15 @@ class Scorer:
             hidden = final_hidden(unquantized(checkpoint, config), windows)
             reference = Reference(unquantized(checkpoint, config), hidden)
         self.reference_perplexity = measure(reference.decoder, reference.hidden, windows, None).perplexity
-        self._evaluation = EqmEvaluation(config, manifest.modules, stores, windows, reference)
+        self.evaluation = EqmEvaluation(config, manifest.modules, self._stores, windows, reference)
         self.known: dict[Assignment, WindowQuality] = {}
 
     def __call__(self, state: Assignment) -> WindowQuality:
         """Measure an assignment, unless it has been."""
         if state not in self.known:
-            self.known[state] = self._evaluation.by_window(state)
+            self.known[state] = self.evaluation.by_window(state)
         return self.known[state]
+
+    def decoder(self, state: Assignment) -> Decoder:
+        """Return the model of an assignment."""
+        return hybrid(self._config, self._modules, self._stores, state)
