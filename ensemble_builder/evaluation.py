@@ -4,13 +4,14 @@ Non-overlapping windows of 1,024 tokens (fewer if the model's context is shorter
 one, the remainder dropped; hidden states and logits in float32. Every token but the first of a window is predicted.
 KL is that of the measured model's prediction from the reference's, in nats per predicted token.
 
-Of the reference its final hidden states are kept rather than its logits: they are vocabulary/hidden times smaller.
+Of the reference its final hidden states are kept: they are vocabulary/hidden times smaller than its logits, which are
+kept too where they are few.
 """
 
 import hashlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
@@ -30,6 +31,8 @@ LAYER_ROWS: Final = 2048
 """Rows that go through a layer at once (whole windows, at least one)."""
 LOGIT_BYTES: Final = 8 << 20
 """Size of a tile of logits; larger ones are slower, because each is new memory."""
+KEPT_BYTES: Final = 512 << 20
+"""Most memory for the reference's log-probabilities; beyond it they are computed anew for every measured model."""
 DIGITS: Final = 6
 """Significant digits of figures that are written down."""
 
@@ -146,6 +149,17 @@ class Reference:
 
     decoder: Decoder
     hidden: Tensor
+    _kept: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    """Log-probabilities by first row, where all of them take at most `KEPT_BYTES`."""
+
+    def log_probabilities(self, rows: slice) -> Tensor:
+        """Return its predictions `rows`: f32 [rows, vocabulary]; rows of one start always have one end."""
+        if rows.start in self._kept:
+            return self._kept[rows.start]
+        found = _log_probabilities(self.decoder, self.hidden, rows)
+        if self.hidden.shape[:2].numel() * found.shape[1] * 4 <= KEPT_BYTES:
+            self._kept[rows.start] = found
+        return found
 
     @classmethod
     def of(cls, decoder: Decoder, windows: Windows) -> Self:
@@ -183,7 +197,7 @@ def measure_windows(decoder: Decoder, hidden: Tensor, windows: Windows, referenc
         surprise[rows] = -logs.gather(1, targets[:, None])[:, 0].double()
         right[rows] = (logs.argmax(dim=1) == targets).double()
         if reference is not None:
-            against = _log_probabilities(reference.decoder, reference.hidden, rows)
+            against = reference.log_probabilities(rows)
             divergence[rows] = ((against - logs) * against.exp()).sum(dim=1).double()
 
     def by_window(figures: Tensor) -> tuple[float, ...]:
