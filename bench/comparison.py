@@ -41,8 +41,8 @@ def conditions(found: Mapping[str, Any]) -> dict[str, str]:
     measured = found["ensembles"][0]["measured"]
     return {
         "model": found["model"],
-        "text": f"{measured['text']['name']}, {measured['windows']} windows of {measured['window_tokens']} tokens, which "
-        "no build has seen",
+        "text": f"{measured['text']['name']}, {measured['windows']} windows of {measured['window_tokens']} tokens; no "
+        "build has seen it",
         "intervals": "95 %, bootstrap over the windows, which two methods share",
     }
 
@@ -68,7 +68,13 @@ def tables(found: Mapping[str, Any]) -> str:
         ),
         "\nBeside whole models, one every 0.25 bits, at equal footprint:\n",
         _table(
-            ["levels", "worst perplexity / ladder", "at position", "positions within 1.005x", "ladder's storage / ours"],
+            [
+                "levels",
+                "worst perplexity / ladder",
+                "at position",
+                "positions within 1.005x",
+                "ladder's storage / ours",
+            ],
             [_beside(one) for one in ensembles],
         ),
         "\nGranularity, storage and work:\n",

@@ -151,7 +151,7 @@ class Comparison:
 
     def as_table(self) -> str:
         """Return the areas as a table for a person, and the findings."""
-        lines = [f"{'ensemble':<18}  {'area under KL':>13}  {'over greedy (95 %)':>24}  {'over exhaustive':>15}"]
+        lines = [f"{'ensemble':<18}  {'area under KL':>13}  {'over greedy (95 %)':>24}  {'over exhaustive (95 %)':>24}"]
         for compared in self.compared:
             cells = [ratio_text(compared.own, compared.method(name)) for name in (GREEDY, EXHAUSTIVE)]
             lines.append(f"{compared.name:<18}  {compared.own.area:>13.6f}  {cells[0]:>24}  {cells[1]:>24}".rstrip())

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flexquant.ensemble_builder.eqm import EqmEvaluation
+from flexquant.engine.manifest import Quality
 from flexquant.ensemble_builder.journal_lines import JournalLines
 from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.sequence import Assignment, Order, Unit, best, lowered
 
 Loss = Callable[[Assignment, Assignment], float]
 """Loss of the second assignment, which differs from the first in one unit."""
+
+Evaluation = Callable[[Assignment, Sequence[Assignment]], list[Quality]]
+"""Measures candidates that differ little from a stem: an `EqmEvaluation`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ def exhaustive_order(units: Sequence[Unit], loss: Loss) -> Order:
 
 
 def measured_exhaustive(
-    units: Sequence[Unit], evaluation: EqmEvaluation, journal: Path, fingerprint: str, progress: Progress
+    units: Sequence[Unit], evaluation: Evaluation, journal: Path, fingerprint: str, progress: Progress
 ) -> Exhaustive:
     """Run exhaustive greedy on real stores; what the journal knows is not measured again.
 

@@ -20,7 +20,6 @@ from flexquant.engine.model_config import HEAD, read_model_config
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.engine.weights import DenseWeights
-from flexquant.ensemble_builder.bootstrap import mean_interval, ratio_interval
 from flexquant.ensemble_builder.completion import unquantized
 from flexquant.ensemble_builder.evaluation import Reference, Windows, measure
 from flexquant.ensemble_builder.layer_inputs import ObservedWeights, input_of
@@ -31,7 +30,6 @@ from support.quantizing import quantize
 from support.tiny_checkpoint import TEXT, tiny_checkpoint
 
 ASSETS = Path(__file__).parents[1] / "assets"
-SAMPLES = [0.02, 0.05, 0.03, 0.08, 0.04, 0.02, 0.06]
 
 
 def text_of(checkpoint: Path) -> Windows:
@@ -112,28 +110,6 @@ def test_a_level_of_equal_bits_takes_no_more_and_hardly_less() -> None:
         assert bits - 0.01 < found <= bits
     assert equal_level(linears, 8.5) == 8.0
     assert equal_level(linears, 1.0) == 2.0
-
-
-# --- intervals
-
-
-def test_an_interval_holds_the_mean_and_is_the_same_every_time() -> None:
-    low, high = mean_interval(SAMPLES)
-    assert min(SAMPLES) <= low < np.mean(SAMPLES) < high <= max(SAMPLES)
-    assert mean_interval(SAMPLES) == (low, high)
-
-
-def test_more_windows_make_a_narrower_interval() -> None:
-    few, many = mean_interval(SAMPLES), mean_interval(SAMPLES * 16)
-    assert many[1] - many[0] < (few[1] - few[0]) / 3
-
-
-def test_a_ratio_is_taken_over_the_same_windows() -> None:
-    low, high = ratio_interval([0.5 * value for value in SAMPLES], SAMPLES)
-    assert low == pytest.approx(0.5)
-    assert high == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="7 windows against 6"):
-        ratio_interval(SAMPLES, SAMPLES[1:])
 
 
 # --- quality
