@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from statistics import fmean
 
+from flexquant.engine.manifest import Text
 from flexquant.ensemble_builder.compare.against_ladder import Beside, finding, worst
 from flexquant.ensemble_builder.compare.exhaustive import Exhaustive
 from flexquant.ensemble_builder.compare.ladder import Rung
@@ -117,6 +118,7 @@ class Comparison:
         ladder_bytes: All of its files, shared files once.
         ladder_minutes: What making it took in this run; 0 if it was there.
         questions: Of the completion choice.
+        calibration: What the ladder was calibrated on.
     """
 
     model: str
@@ -125,6 +127,7 @@ class Comparison:
     ladder_bytes: int
     ladder_minutes: float
     questions: int
+    calibration: Text
 
     def as_json(self) -> dict[str, object]:
         """Return it as JSON values."""
@@ -142,6 +145,7 @@ class Comparison:
                     }
                     for rung in self.rungs
                 ],
+                "calibration": self.calibration.model_dump(),
                 "storage_bytes": self.ladder_bytes,
                 "minutes": round(self.ladder_minutes, 2),
             },

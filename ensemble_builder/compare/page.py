@@ -241,8 +241,8 @@ def _conditions(comparison: Comparison) -> list[str]:
         f"Intervals: 95 %, bootstrap over windows, {RESAMPLES:,} resamples with a fixed seed; two methods share the "
         "windows. They tell about other text of this kind, not about other models.",
         _which_positions(first),
-        "The ladder's whole models are made by the same quantizer from the same calibration text. Between two rungs "
-        f"its perplexity is taken as linear in the footprint. A position is called as good up to {AS_GOOD}x.",
+        f"The ladder's whole models are made by our quantizer, calibrated on {comparison.calibration.name}. Between "
+        f"rungs its perplexity is taken as linear in the footprint. A position is called as good up to {AS_GOOD}x.",
         f"Completion choice: passages of {CONTEXT} tokens, continuations of {CONTINUATION}; beside the true one stand "
         f"{OPTIONS - 1} of other passages of the text, drawn with seed {first.measured.seed}. The highest mean "
         "log-likelihood is chosen.",
@@ -250,11 +250,18 @@ def _conditions(comparison: Comparison) -> list[str]:
         "candidate at every step on the search text.",
     ]
     for compared in comparison.compared:
-        evaluation = compared.report.manifest.evaluation
+        evaluation, quantization = compared.report.manifest.evaluation, compared.report.manifest.quantization
         said.append(
             f"{compared.name}: searched on {evaluation.text.name}, {evaluation.windows} windows of "
             f"{evaluation.window_tokens} tokens."
         )
+        if quantization is None:
+            said.append(f"{compared.name}: the levels were imported, so the ladder is of another making.")
+        elif quantization.calibration.sha256 != comparison.calibration.sha256:
+            said.append(
+                f"{compared.name}: calibrated on {quantization.calibration.name}, another text than the ladder's, so "
+                "the two do not differ by their method alone."
+            )
     return said
 
 

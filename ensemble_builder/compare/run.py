@@ -84,7 +84,7 @@ def compare(
         minutes = (time.monotonic() - started) / 60
         rungs = _rungs(ladder, widths, unseen, choices, options, progress)
         sizes = {bits: rung_bytes(ladder, bits) for bits in widths}
-        measuring = Measuring(options, unseen, choices, _search_windows(search, options, progress))
+        measuring = Measuring(options, unseen, choices, _search_windows(search, options, bool(levels), progress))
         compared = [compare_ensemble(folder, measuring, rungs, sizes, progress) for folder in folders]
     return Comparison(
         model=checkpoint.resolve().name,
@@ -93,6 +93,7 @@ def compare(
         ladder_bytes=sum(own for own, _ in sizes.values()) + max((common for _, common in sizes.values()), default=0),
         ladder_minutes=minutes,
         questions=len(choices.options),
+        calibration=calibration.text,
     )
 
 
@@ -141,18 +142,25 @@ def _calibration(
     )
 
 
-def _search_windows(search: SearchOptions, options: CompareOptions, progress: Progress) -> Windows | None:
-    """Return the text that the ensembles' builds search on; None where exhaustive greedy is not wanted."""
+def _search_windows(search: SearchOptions, options: CompareOptions, built: bool, progress: Progress) -> Windows | None:
+    """Return the text of the searches; None where exhaustive greedy is not wanted, or the text is not known.
+
+    Args:
+        search: How built ensembles are searched for.
+        options: What to measure.
+        built: Whether the comparison builds ensembles, which then were searched on a text that can be sampled again.
+        progress: Is told of the sampling.
+    """
     if not options.exhaustive:
         return None
-    return text_windows(
-        search.text,
-        search.tokens,
-        model=options.checkpoint,
-        seed=search.seed + 1,
-        kept=options.out / "texts" / f"search-{search.seed + 1}-{search.tokens}.txt",
-        progress=progress,
-    )
+    model = options.checkpoint
+    if search.text is not None:
+        config = read_model_config(model)
+        return Windows.of_text(read_text(search.text), search.text.name, Tokenizer.open(model), config)
+    if not built:
+        return None
+    kept = options.out / "texts" / f"search-{search.seed + 1}-{search.tokens}.txt"
+    return text_windows(None, search.tokens, model=model, seed=search.seed + 1, kept=kept, progress=progress)
 
 
 @contextmanager
@@ -164,9 +172,10 @@ def _alone(out: Path) -> Iterator[None]:
     except OSError as error:
         raise cannot_write(out, error) from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"{out}: another process compares there", hint="Wait, or choose another --out.") from error
         yield
-    except BlockingIOError as error:
-        raise UsageError(f"{out}: another process compares there", hint="Wait, or choose another --out.") from error
     finally:
         os.close(lock)

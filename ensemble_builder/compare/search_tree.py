@@ -57,8 +57,8 @@ def tree_of(
     taken: Iterable[Assignment],
     greedy: Iterable[Assignment],
     fixed_bytes: int,
-) -> Tree:
-    """Return the tree of a search by single units.
+) -> Tree | None:
+    """Return the tree of a search by single units; None if a stem is not among what was measured.
 
     Args:
         units: What was lowered.
@@ -67,13 +67,15 @@ def tree_of(
         greedy: Assignments along greedy by sensitivity.
         fixed_bytes: Resident bytes that no position changes.
     """
-    losses = dict(searched)
+    losses = {state: loss for state, loss in searched if len(state) == len(units)}
 
     def node(state: Assignment) -> Node:
         return fixed_bytes + footprint(units, state), losses[state]
 
     taken, greedy = tuple(taken), tuple(greedy)
     stems = {*taken, *greedy}
+    if not stems <= losses.keys():
+        return None
     branches = [
         (node(parent), node(state))
         for state in losses
