@@ -38,6 +38,10 @@ def _run(given: Sequence[str]) -> None:
             from flexquant.ensemble_builder.report import command
 
             command.run(rest)
+        case ["compare", *rest]:
+            from flexquant.ensemble_builder.compare import command as compare_command
+
+            compare_command.run(rest)
         case ["sample-text", *rest]:
             from flexquant.ensemble_builder import sample_command
 

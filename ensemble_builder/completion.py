@@ -20,7 +20,7 @@ from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.sequence_search import fingerprint, search_measured
 from flexquant.ensemble_builder.stores import LEVELS_FOLDER, Store, modules_of
 from flexquant.ensemble_builder.units import units_of
-from flexquant.ensemble_builder.workplace import REPORT_NAME, Settings, Workplace
+from flexquant.ensemble_builder.workplace import REPORT_NAME, SEARCHED_NAME, Settings, Workplace
 
 
 def complete(
@@ -59,7 +59,8 @@ def complete(
     levels = tuple(store.level for store in stores)
     setup = EvaluationSetup(place.out, levels, modules, windows, checkpoint)
     key = fingerprint(files, modules, windows, setup.reference)
-    with Journal(place.work / "evaluations.jsonl", key) as journal, executor(setup, options.workers) as execute:
+    journal_path = place.work / "evaluations.jsonl"
+    with Journal(journal_path, key) as journal, executor(setup, options.workers) as execute:
         searches = {
             kind: search_measured(kind, units_of(modules, levels, kind), execute, options, journal, progress)
             for kind in options.units
@@ -90,6 +91,7 @@ def complete(
         },
     }
     write_atomically(place.out / REPORT_NAME, json.dumps(report, indent=1).encode() + b"\n")
+    write_atomically(place.out / SEARCHED_NAME, journal_path.read_bytes())
     write_manifest(place.out, manifest)
     place.clear()
     progress.note(f"{place.out / MANIFEST_NAME}: is finished, after {evaluations} evaluations")

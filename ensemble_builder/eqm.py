@@ -10,8 +10,16 @@ from flexquant.engine.decoder import Decoder
 from flexquant.engine.manifest import Module, Quality
 from flexquant.engine.model_config import ModelConfig
 from flexquant.engine.weights import Weights
-from flexquant.ensemble_builder.evaluation import Reference, Windows, embed, measure, run_layer
+from flexquant.ensemble_builder.evaluation import (
+    Reference,
+    Windows,
+    embed,
+    measure_windows,
+    quality_of,
+    run_layer,
+)
 from flexquant.ensemble_builder.sequence import Assignment
+from flexquant.ensemble_builder.window_quality import WindowQuality
 
 CACHE_BYTES: Final = 2 << 30
 """Most memory for hidden states that are kept for reuse."""
@@ -140,9 +148,13 @@ class EqmEvaluation:
         measured = []
         for candidate in candidates:
             self._run(stem)
-            decoder, run = self._run(candidate)
-            measured.append(measure(decoder, run[self._config.layers], self._windows, self._reference))
+            measured.append(quality_of(self.by_window(candidate)))
         return measured
+
+    def by_window(self, state: Assignment) -> WindowQuality:
+        """Measure an assignment, with the figures of every window."""
+        decoder, run = self._run(state)
+        return measure_windows(decoder, run[self._config.layers], self._windows, self._reference)
 
     def _run(self, state: Assignment) -> tuple[Decoder, Run]:
         """Return the EQM and its hidden states, which become the latest of the kept runs."""

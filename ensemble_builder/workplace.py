@@ -20,6 +20,8 @@ from flexquant.ensemble_builder.atomic_file import cannot_write, write_atomicall
 
 WORK_NAME: Final = ".work"
 REPORT_NAME: Final = "report.json"
+SEARCHED_NAME: Final = "search.jsonl"
+"""The journal of the finished search: every assignment that was measured, in that order."""
 
 Settings = Mapping[str, object]
 """What a build's outcome depends on, by the names that a person knows; JSON values."""

@@ -54,7 +54,12 @@ def test_what_is_built_opens_and_verifies(ensemble: Path) -> None:
     assert opened.manifest.quantization.calibration.name == "calibration.txt"
     assert opened.manifest.evaluation.text.name == "search.txt"
     assert opened.manifest.evaluation.reference == "unquantized"
-    assert sorted(path.name for path in ensemble.iterdir()) == ["ensemble.json", "levels", "report.json"]
+    assert sorted(path.name for path in ensemble.iterdir()) == [
+        "ensemble.json",
+        "levels",
+        "report.json",
+        "search.jsonl",
+    ]
 
 
 def test_every_module_is_lowered_once_and_quality_falls_from_end_to_end(ensemble: Path) -> None:
