@@ -1,9 +1,9 @@
 """Pruning: which variants leave the disk, so that an ensemble fits a limit. Pure.
 
-After the pruning in arXiv 2501.07139 (FlexQuant), which drops module variants by their sensitivity; how it chooses is not
-published in detail, so what is here is our own. Costs are taken to add up, as they nearly do. A choice is scored by the
-area under loss over footprint that greedy-by-sensitivity then has over the whole range that the ensemble had before:
-where a footprint is larger than what is left at best, the model stays at its best, and what that costs counts.
+After the pruning in arXiv 2501.07139 (FlexQuant), which drops module variants by their sensitivity. How it chooses is
+not published in detail; what is here is our own. Costs are taken to add up, as they nearly do: a choice is scored by
+the area under loss over footprint that greedy-by-sensitivity then has over the whole range that the ensemble had
+before. Where a footprint is larger than what is left at best, the model stays at its best, and what that costs counts.
 """
 
 import heapq
@@ -13,7 +13,7 @@ from itertools import accumulate, pairwise
 from typing import Literal
 
 from flexquant.ensemble_builder.sensitivity import Sensitivity, greedy_order
-from flexquant.ensemble_builder.sequence import Unit, footprint, smallest
+from flexquant.ensemble_builder.sequence import Unit, best, footprint, smallest
 
 Kept = Sequence[Sequence[int]]
 """For every unit the variants that stay on the disk: indices, ascending, at least one."""
@@ -55,28 +55,44 @@ def predicted_losses(sensitivity: Sensitivity, kept: Kept) -> tuple[float, Sensi
     return base, costs
 
 
-def predicted_area(units: Sequence[Unit], sensitivity: Sensitivity, kept: Kept) -> float:
-    """Return the area under added loss over footprint, the range that nothing was dropped from scaled to 1.
+def predicted_curve(units: Sequence[Unit], sensitivity: Sensitivity, kept: Kept) -> tuple[list[int], list[float]]:
+    """Return footprints and added losses along greedy-by-sensitivity through what is left.
 
     Args:
         units: As they were.
         sensitivity: Their costs.
-        kept: The choice; its smallest assignment is compared where it lies, above the range's lower end or at it.
+        kept: The choice.
     """
     loss, costs = predicted_losses(sensitivity, kept)
     left = pruned_units(units, kept)
-    top = footprint(units, (0,) * len(units))
-    span = top - footprint(units, smallest(units))
-    at = footprint(left, (0,) * len(left))
-    total = (top - at) * loss
+    footprints, losses = [footprint(left, best(left))], [loss]
     state = [0] * len(left)
     for unit in greedy_order(left, costs):
         sizes, step = left[unit].sizes, state[unit]
-        cost = costs[unit][step]
-        total += (sizes[step] - sizes[step + 1]) * (loss + cost / 2)
-        loss += cost
+        footprints.append(footprints[-1] - sizes[step] + sizes[step + 1])
+        losses.append(losses[-1] + costs[unit][step])
         state[unit] += 1
-    return total / span
+    return footprints, losses
+
+
+def mean_loss(footprints: Sequence[int], losses: Sequence[float], low: int, up: int) -> float:
+    """Return the loss that a user meets on average if every footprint allowed between `low` and `up` is equally likely.
+
+    Linear between neighbouring positions. Where more is allowed than position 0 takes, the model stays there.
+
+    Args:
+        footprints: At positions 0..N, falling.
+        losses: At the same positions.
+        low: Least bytes that are allowed; not less than the smallest footprint.
+        up: Most bytes that are allowed, more than `low`.
+    """
+    total = max(0, up - max(low, footprints[0])) * losses[0]
+    for (high, less), (before, after) in zip(pairwise(footprints), pairwise(losses), strict=True):
+        start, end = min(high, up), max(less, low)
+        if start > end:
+            slope = (after - before) / (high - less)
+            total += (start - end) * (before + slope * (high - (start + end) / 2))
+    return total / (up - low)
 
 
 def prune(
@@ -147,6 +163,7 @@ class _Candidates:
         self._units = units
         self._sensitivity = sensitivity
         self.kept = [list(range(len(unit.sizes))) for unit in units]
+        self._range = footprint(units, smallest(units)), footprint(units, best(units))
         self._area = 0.0
         self._round = 0
         self._heap: list[tuple[float, int, int, int]] = []
@@ -171,11 +188,14 @@ class _Candidates:
         self._measure()
 
     def _measure(self) -> None:
-        self._area = predicted_area(self._units, self._sensitivity, self.kept)
+        self._area = self._predict()
 
     def _push(self, unit: int, variant: int) -> None:
         left = self.kept[unit]
         self.kept[unit] = [other for other in left if other != variant]
-        added = predicted_area(self._units, self._sensitivity, self.kept) - self._area
+        added = self._predict() - self._area
         self.kept[unit] = left
         heapq.heappush(self._heap, (added / self._units[unit].sizes[variant], unit, variant, self._round))
+
+    def _predict(self) -> float:
+        return mean_loss(*predicted_curve(self._units, self._sensitivity, self.kept), *self._range)

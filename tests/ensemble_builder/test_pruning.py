@@ -2,14 +2,15 @@
 
 import itertools
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexquant.ensemble_builder.pruning import End, predicted_area, predicted_losses, prune, pruned_units
+from flexquant.ensemble_builder.pruning import End, mean_loss, predicted_curve, predicted_losses, prune, pruned_units
 from flexquant.ensemble_builder.sensitivity import Sensitivity, greedy_order
-from flexquant.ensemble_builder.sequence import Unit, area, footprint, smallest, states_along
+from flexquant.ensemble_builder.sequence import Unit, area, best, footprint, smallest, states_along
 
 
 def drawn(seed: int, count: int, variants: int) -> tuple[list[Unit], Sensitivity]:
@@ -25,6 +26,12 @@ def drawn(seed: int, count: int, variants: int) -> tuple[list[Unit], Sensitivity
 
 models = st.builds(drawn, st.integers(0, 10**6), st.integers(2, 8), st.integers(2, 3))
 ends = st.sampled_from(["smallest", "best"])
+
+
+def predicted_area(units: list[Unit], sensitivity: Sensitivity, kept: Sequence[Sequence[int]]) -> float:
+    """Over the range that nothing was dropped from."""
+    low, up = footprint(units, smallest(units)), footprint(units, best(units))
+    return mean_loss(*predicted_curve(units, sensitivity, kept), low, up)
 
 
 def losses_along(units: list[Unit], sensitivity: Sensitivity, order: tuple[int, ...]) -> list[float]:
@@ -115,3 +122,12 @@ def test_a_variant_between_two_others_goes_before_one_that_is_needed_at_an_end()
     (kept,) = {prune(units, sensitivity, "smallest", least_variants=1).kept}
     assert kept == ((0, 2), (0, 1, 2))
     assert smallest(pruned_units(units, kept)) == (1, 2)
+
+
+def test_mean_loss_cuts_the_range_and_stays_at_the_best_above_it() -> None:
+    footprints, losses = [100, 60, 20], [1.0, 3.0, 11.0]
+    assert mean_loss(footprints, losses, 20, 100) == pytest.approx(area(footprints, losses))
+    assert mean_loss(footprints, losses, 60, 100) == pytest.approx(2.0)
+    assert mean_loss(footprints, losses, 80, 120) == pytest.approx((1.0 + 1.5) / 2)
+    assert mean_loss(footprints, losses, 40, 50) == pytest.approx(6.0)
+    assert mean_loss(footprints, losses, 100, 200) == pytest.approx(1.0)
