@@ -1,6 +1,7 @@
 """What the commands' argument parsers have in common."""
 
 import argparse
+import re
 from typing import Final
 
 EXIT_CODES: Final = """\
@@ -47,4 +48,28 @@ def minutes(text: str) -> float:
         found = -1.0
     if not 0 <= found < 1e9:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes")
+    return found
+
+
+def byte_size(text: str) -> int:
+    """Parse a size: "4096" is bytes, "512MiB" and "5G" are powers of 1024, "5GB" of 1000."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?B)?|B)?", text.strip(), re.IGNORECASE | re.ASCII)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write it like 512MiB, 5G or 1500000000")
+    number, prefix, ending = found.groups()
+    base = 1000 if (ending or "").lower() == "b" else 1024
+    size = int(float(number) * base ** (1 + "KMGT".index(prefix.upper()) if prefix else 0))
+    if size == 0:
+        raise argparse.ArgumentTypeError("must be 1 byte or more")
+    return size
+
+
+def share_of_one(text: str) -> float:
+    """Parse a share, more than 0 and less than 1."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; write one such as 0.4")
     return found

@@ -34,6 +34,10 @@ def _run(given: Sequence[str]) -> None:
             from flexquant.ensemble_builder import eval_command
 
             eval_command.run(rest)
+        case ["prune", *rest]:
+            from flexquant.ensemble_builder import prune_command
+
+            prune_command.run(rest)
         case ["report", *rest]:
             from flexquant.ensemble_builder.report import command
 

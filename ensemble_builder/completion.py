@@ -7,7 +7,7 @@ from typing import Literal
 
 from flexquant.engine.decoder import Decoder
 from flexquant.engine.errors import InputError
-from flexquant.engine.manifest import MANIFEST_NAME, Quantization
+from flexquant.engine.manifest import MANIFEST_NAME, Module, Pruning, Quantization
 from flexquant.engine.model_config import ModelConfig
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.weights import DenseWeights
@@ -42,6 +42,8 @@ def complete(
     quantization: Quantization | None,
     options: SearchOptions,
     progress: Progress,
+    modules: Sequence[Module] | None = None,
+    pruning: Pruning | None = None,
 ) -> None:
     """Search over finished stores, then write report and manifest and remove what only the build needed.
 
@@ -55,12 +57,14 @@ def complete(
         quantization: How the levels were made; None if they were imported.
         options: How to search.
         progress: Is told what is being done.
+        modules: What is swapped; every linear layer of the stores if None.
+        pruning: What the stores lost; None if nothing.
 
     Raises:
         InputError: The stores do not make an ensemble: no module gets smaller.
     """
     config = stores[0].config
-    modules = modules_of(stores)
+    modules = modules_of(stores) if modules is None else modules
     units = units_of(modules)
     if not any(unit.steps for unit in units):
         raise InputError(f"{place.out}: no module of the lower levels is smaller than at the best one")
@@ -95,6 +99,7 @@ def complete(
         reference_perplexity=measure(reference.decoder, reference.hidden, windows, None).perplexity,
         seed=options.seed,
         quantization=quantization,
+        pruning=pruning,
         files=files,
     )
     found = searched.found

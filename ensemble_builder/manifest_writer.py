@@ -11,6 +11,7 @@ from flexquant.engine.manifest import (
     Manifest,
     Module,
     Move,
+    Pruning,
     Quality,
     Quantization,
     Search,
@@ -73,6 +74,7 @@ def manifest_of(
     reference_perplexity: float,
     seed: int,
     quantization: Quantization | None,
+    pruning: Pruning | None = None,
     files: dict[str, FileRecord],
 ) -> Manifest:
     """Return the manifest of a finished build.
@@ -89,6 +91,7 @@ def manifest_of(
         reference_perplexity: Its perplexity on the search text.
         seed: Seed of texts that were sampled.
         quantization: How the levels were made; None if they were imported.
+        pruning: What the stores lost; None if nothing.
         files: Every file but the manifest.
     """
     config = stores[0].config
@@ -116,6 +119,7 @@ def manifest_of(
         ),
         search=Search(method=METHOD, seed=seed, evaluations=found.evaluations),
         quantization=quantization,
+        pruning=pruning,
         files=files,
     )
 

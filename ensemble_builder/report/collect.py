@@ -35,7 +35,7 @@ from flexquant.ensemble_builder.report.sizes import Granularity, ladder_of, stor
 from flexquant.ensemble_builder.same_model import check_same_model
 from flexquant.ensemble_builder.sensitivity import Sensitivity, greedy_order, sensitivities, single_states
 from flexquant.ensemble_builder.sequence import Assignment, Unit, best
-from flexquant.ensemble_builder.stores import open_store
+from flexquant.ensemble_builder.stores import stores_of
 
 GROUP_SIZE: Final = 32
 """Weights per scale of the computed ladder where the manifest does not say what the levels have."""
@@ -75,10 +75,7 @@ class Scorer:
 
     def __init__(self, ensemble: Ensemble, windows: Windows, checkpoint: Path | None) -> None:
         config, manifest = ensemble.config, ensemble.manifest
-        stores = {
-            level.name: open_store(ensemble.folder / level.store, level.name, level.bits).weights()
-            for level in manifest.levels
-        }
+        stores = {store.level: store.weights() for store in stores_of(ensemble.folder, manifest)}
         self.reference: Literal["unquantized", "position 0"]
         if checkpoint is None:
             self.reference = "position 0"
