@@ -10,7 +10,7 @@ exit codes:
   1  something failed while it ran, such as a full disk
   2  a flag, or a combination of flags, that cannot work
   3  a file or folder is missing, damaged or of the wrong kind
-  130  interrupted; the same command continues the build
+  130  interrupted; the same command continues a build
 """
 
 
