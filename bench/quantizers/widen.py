@@ -76,7 +76,7 @@ def train(model: Any, tokens: Sequence[int], steps: int, seed: int, progress: Pr
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-            losses.append(float(loss))
+            losses.append(loss.item())
             stage.advance()
     return losses
 
