@@ -7,7 +7,6 @@ from typing import Final
 from flexquant.engine.errors import FlexQuantError
 from flexquant.engine.thread_waiting import sleep_while_waiting
 
-
 _FROM_THE_START: Final = ("eval", "report", "sample-text")
 """Commands that keep nothing of a run that was interrupted."""
 

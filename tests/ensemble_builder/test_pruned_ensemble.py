@@ -64,7 +64,8 @@ def test_what_is_dropped_is_gone_and_what_stays_is_the_same(
         missing = {name.rpartition(".")[0] for name in set(there.names()) - set(here.names())}
         assert missing == {key for other, key in gone if other == level.name}
         assert all(not is_quantized(here, key) for key in missing)
-    assert disk_bytes(before) - disk_bytes(after) == pytest.approx(after.pruning.dropped_bytes, rel=0.1)
+    headers = disk_bytes(before) - disk_bytes(after) - after.pruning.dropped_bytes
+    assert 0 < headers < 1000 * len(gone)
     assert range_of(after)[0] == range_of(before)[0]
     assert after.pruning.footprint_range_bytes == range_of(before)
     said = json.loads(capsys.readouterr().out)
