@@ -138,6 +138,23 @@ class Quantization(Record):
     calibration: Text
 
 
+class Pruning(Record):
+    """What left the disk when an ensemble was pruned. A level that lost modules no longer loads by itself."""
+
+    keep: Literal["smallest", "best"]
+    """The end of the footprint's range that was to stay."""
+    dropped: dict[str, list[str]]
+    """By level name: the keys of the linear layers that are not in its store any more."""
+    dropped_bytes: Bytes
+    """Payload of these."""
+    dropped_variants: int
+    """How many these are."""
+    variants: int
+    """How many variants of linear layers there were before."""
+    footprint_range_bytes: tuple[Bytes, Bytes]
+    """Smallest and largest footprint before."""
+
+
 class FileRecord(Record):
     """Size and hash of one file of the ensemble."""
 
@@ -166,6 +183,8 @@ class Manifest(Record):
     evaluation: Evaluation
     search: Search
     quantization: Quantization | None
+    pruning: Pruning | None = None
+    """Absent where nothing was pruned."""
     files: dict[str, FileRecord]
     """Every file of the ensemble but the manifest, by path relative to its folder."""
 

@@ -11,7 +11,7 @@ exit codes:
   1  something failed while it ran, such as a full disk
   2  a flag, or a combination of flags, that cannot work
   3  a file or folder is missing, damaged or of the wrong kind
-  130  interrupted; the same command continues the build
+  130  interrupted; the same command continues a build
 """
 
 
@@ -60,4 +60,15 @@ def size(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from error
     if found == 0:
         raise argparse.ArgumentTypeError("must be 1 byte or more")
+    return found
+
+
+def share_of_one(text: str) -> float:
+    """Parse a share, more than 0 and less than 1."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; write one such as 0.4")
     return found

@@ -22,10 +22,11 @@ examples:
   flexquant-build eval my-ensemble --text c.txt --checkpoint models/my-llama
   flexquant-build report my-ensemble --text c.txt --checkpoint models/my-llama
   flexquant-build compare models/my-llama --levels 8,2 --levels 4,2 --text c.txt --out my-comparison
+  flexquant-build prune my-ensemble --limit 5G --out my-ensemble-5G --checkpoint models/my-llama
   flexquant-build sample-text models/my-llama --tokens 20000 --seed 1 --out a.txt
 
 A build that was stopped is continued by the same command. Without --calibration and --search-text the texts are
-sampled from the model itself. `eval`, `report`, `compare` and `sample-text` have a --help of their own.
+sampled from the model itself. `eval`, `report`, `compare`, `prune` and `sample-text` have a --help of their own.
 """
 
 
@@ -42,6 +43,7 @@ def run(given: Sequence[str]) -> None:
         "       flexquant-build eval ENSEMBLE --text FILE [options]\n"
         "       flexquant-build report ENSEMBLE --text FILE [options]\n"
         "       flexquant-build compare CHECKPOINT --levels 8,2 --text FILE --out DIR [options]\n"
+        "       flexquant-build prune ENSEMBLE --limit BYTES --out DIR [options]\n"
         "       flexquant-build sample-text MODEL --tokens N --seed S --out FILE"
     )
     parser.add_argument("model", metavar="MODEL", nargs="?", type=Path, help="folder of a Hugging Face checkpoint")

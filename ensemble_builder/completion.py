@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flexquant.engine.errors import InputError
 from flexquant.engine.exl2.spec import COLUMN_MULTIPLE
-from flexquant.engine.manifest import MANIFEST_NAME, Module, Quantization
+from flexquant.engine.manifest import MANIFEST_NAME, Module, Pruning, Quantization
 from flexquant.ensemble_builder.atomic_file import write_atomically
 from flexquant.ensemble_builder.evaluation import Windows
 from flexquant.ensemble_builder.evaluation_setup import EvaluationSetup
@@ -34,6 +34,8 @@ def complete(
     quantization: Quantization | None,
     options: SearchOptions,
     progress: Progress,
+    modules: Sequence[Module] | None = None,
+    pruning: Pruning | None = None,
 ) -> None:
     """Search over finished stores, then write report and manifest and remove what only the build needed.
 
@@ -47,11 +49,13 @@ def complete(
         quantization: How the levels were made; None if they were imported.
         options: How to search.
         progress: Is told what is being done.
+        modules: What is swapped; every linear layer of the stores if None.
+        pruning: What the stores lost; None if nothing.
 
     Raises:
         InputError: The stores do not make an ensemble: no module gets smaller.
     """
-    modules = modules_of(stores, options.max_step)
+    modules = modules_of(stores, options.max_step) if modules is None else modules
     if all(len(module.variants) == 1 for module in modules):
         raise InputError(f"{place.out}: no module of the lower levels is smaller than at the best one")
     _say_what_is_coarser(modules, options.max_step, progress)
@@ -77,6 +81,7 @@ def complete(
         reference_perplexity=setup.reference_perplexity(),
         seed=options.seed,
         quantization=quantization,
+        pruning=pruning,
         files=files,
     )
     report = {

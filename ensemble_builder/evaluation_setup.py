@@ -13,7 +13,7 @@ from flexquant.engine.weights import DenseWeights
 from flexquant.ensemble_builder.bounded_weights import KEPT_BYTES, BoundedWeights
 from flexquant.ensemble_builder.eqm import CACHE_BYTES, ColumnWeights, EqmEvaluation, hybrid
 from flexquant.ensemble_builder.evaluation import Reference, Windows, final_hidden, measure
-from flexquant.ensemble_builder.stores import LEVELS_FOLDER, open_store
+from flexquant.ensemble_builder.stores import LEVELS_FOLDER, absent_from, open_store
 
 ReferenceKind = Literal["unquantized", "position 0"]
 
@@ -78,7 +78,10 @@ class EvaluationSetup:
         return measure(reference.decoder, reference.hidden, self.windows, None).perplexity
 
     def _stores(self) -> tuple[ModelConfig, dict[str, BoundedWeights]]:
-        stores = [open_store(self.folder / LEVELS_FOLDER / level, level, 0.0) for level in self.levels]
+        stores = [
+            open_store(self.folder / LEVELS_FOLDER / level, level, 0.0, absent_from(level, self.modules))
+            for level in self.levels
+        ]
         return stores[0].config, {store.level: store.weights(self.kept_bytes) for store in stores}
 
     def _reference(self, config: ModelConfig, weights: Mapping[str, ColumnWeights]) -> Reference:

@@ -12,6 +12,7 @@ from flexquant.engine.manifest import (
     Manifest,
     Module,
     Move,
+    Pruning,
     Quantization,
     Search,
     Transition,
@@ -75,6 +76,7 @@ def manifest_of(
     reference_perplexity: float,
     seed: int,
     quantization: Quantization | None,
+    pruning: Pruning | None = None,
     files: dict[str, FileRecord],
 ) -> Manifest:
     """Return the manifest of a finished build.
@@ -90,6 +92,7 @@ def manifest_of(
         reference_perplexity: Its perplexity on the search text.
         seed: Seed of texts that were sampled.
         quantization: How the levels were made; None if they were imported.
+        pruning: What the stores lost; None if nothing.
         files: Every file but the manifest.
     """
     config = stores[0].config
@@ -114,6 +117,7 @@ def manifest_of(
         ),
         search=Search(method=METHOD, seed=seed, evaluations=evaluations),
         quantization=quantization,
+        pruning=pruning,
         files=files,
     )
 

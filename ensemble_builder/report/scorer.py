@@ -10,7 +10,7 @@ from flexquant.ensemble_builder.evaluation import Reference, Windows, final_hidd
 from flexquant.ensemble_builder.evaluation_setup import unquantized
 from flexquant.ensemble_builder.same_model import check_same_model
 from flexquant.ensemble_builder.sequence import Assignment
-from flexquant.ensemble_builder.stores import open_store
+from flexquant.ensemble_builder.stores import stores_of
 from flexquant.ensemble_builder.window_quality import WindowQuality
 
 
@@ -26,10 +26,7 @@ class Scorer:
     def __init__(self, ensemble: Ensemble, windows: Windows, checkpoint: Path | None) -> None:
         config, manifest = ensemble.config, ensemble.manifest
         self._config, self._modules = config, manifest.modules
-        self._stores = {
-            level.name: open_store(ensemble.folder / level.store, level.name, level.bits).weights()
-            for level in manifest.levels
-        }
+        self._stores = {store.level: store.weights() for store in stores_of(ensemble.folder, manifest)}
         self.reference: Literal["unquantized", "position 0"]
         if checkpoint is None:
             self.reference = "position 0"
