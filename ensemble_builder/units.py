@@ -86,13 +86,16 @@ def _unit_name(module: Module, kind: Kind) -> str:
 
 
 def _grouped(modules: Sequence[Module], levels: Sequence[str], name_of: Callable[[Module], str]) -> Units:
-    """Group neighbouring modules of equal name. At a level each of them has its last variant of that level or above."""
+    """Group neighbouring modules of equal name.
+
+    At a level each of them has its last variant of that level or above, or its first one where these were pruned.
+    """
     rank = {level: at for at, level in enumerate(levels)}
     units, members, variants = [], [], []
     for name, group in groupby(enumerate(modules), lambda numbered: name_of(numbered[1])):
         inside = list(group)
         found = [
-            tuple(sum(rank[variant.level] <= at for variant in module.variants) - 1 for _, module in inside)
+            tuple(max(0, sum(rank[variant.level] <= at for variant in module.variants) - 1) for _, module in inside)
             for at in range(len(levels))
         ]
         distinct = tuple(dict.fromkeys(found))

@@ -30,10 +30,11 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def whole(model: Path, texts: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three levels."""
+    """Three levels, in slices, with a sequence of layers beside the one of slices."""
     out = tmp_path_factory.mktemp("out") / "ensemble"
     calibration, search = texts
-    asked = ["--calibration", str(calibration), "--search-text", str(search), *QUICK]
+    units = ["--unit", "projection,layer", "--max-step", "500"]
+    asked = ["--calibration", str(calibration), "--search-text", str(search), *units, *QUICK]
     assert main([str(model), "--levels", "8,4,2", "--out", str(out), *asked]) == 0
     return out
 
@@ -56,7 +57,9 @@ def test_what_is_dropped_is_gone_and_what_stays_is_the_same(
     assert after.pruning is not None
     gone = [(level, key) for level, keys in after.pruning.dropped.items() for key in keys]
     assert len(gone) == after.pruning.dropped_variants >= 0.3 * after.pruning.variants
-    assert after.pruning.variants == sum(len(module.variants) for module in before.modules)
+    layers = {module.linear: len(module.variants) for module in before.modules}
+    assert len(layers) < len(before.modules)
+    assert after.pruning.variants == sum(layers.values())
     for level in before.levels:
         there, here = TensorIndex.open(whole / level.store), TensorIndex.open(out / level.store)
         for name in here.names():
@@ -67,6 +70,7 @@ def test_what_is_dropped_is_gone_and_what_stays_is_the_same(
     headers = disk_bytes(before) - disk_bytes(after) - after.pruning.dropped_bytes
     assert 0 < headers < 1000 * len(gone)
     assert range_of(after)[0] == range_of(before)[0]
+    assert after.sequences.keys() == before.sequences.keys() == {"projection", "layer"}
     assert after.pruning.footprint_range_bytes == range_of(before)
     said = json.loads(capsys.readouterr().out)
     assert said["smallest_footprint_bytes"] == [range_of(before)[0]] * 2
