@@ -231,7 +231,7 @@ def _costs(comparison: Comparison) -> str:
             found = compared.exhaustive
             rows.append(["exhaustive greedy", str(found.evaluations), _minutes(found.minutes)])
         rows.append(["random, front to back, back to front", "0", "0.0"])
-    rows.append([f"ladder of {len(comparison.rungs)} whole models", "", _minutes(comparison.ladder_minutes or None)])
+    rows.append([f"ladder of {len(comparison.rungs)} whole models", "", _minutes(comparison.ladder_minutes)])
     return table(["", "evaluations", "minutes"], rows, "Finding an order; a ladder needs none, but has to be made")
 
 
