@@ -116,7 +116,7 @@ class Comparison:
         compared: The ensembles.
         rungs: The ladder of whole models, from wide to narrow.
         ladder_bytes: All of its files, shared files once.
-        ladder_minutes: What making it took in this run; 0 if it was there.
+        ladder_minutes: What making it took; None if nobody noted it.
         questions: Of the completion choice.
         calibration: What the ladder was calibrated on.
     """
@@ -125,7 +125,7 @@ class Comparison:
     compared: tuple[Compared, ...]
     rungs: tuple[Rung, ...]
     ladder_bytes: int
-    ladder_minutes: float
+    ladder_minutes: float | None
     questions: int
     calibration: Text
 
@@ -147,7 +147,7 @@ class Comparison:
                 ],
                 "calibration": self.calibration.model_dump(),
                 "storage_bytes": self.ladder_bytes,
-                "minutes": round(self.ladder_minutes, 2),
+                "minutes": None if self.ladder_minutes is None else round(self.ladder_minutes, 2),
             },
             "completion_choice_questions": self.questions,
             "ensembles": [compared.as_json() for compared in self.compared],

@@ -75,11 +75,15 @@ def choice_plot(comparison: Comparison) -> Plot:
 
 
 def tree_plot(tree: Tree) -> Plot:
-    """Return what a search measured: branches as thin lines that end in a dot, stems as lines with marks."""
+    """Return what a search measured: branches as thin lines that end in a dot, stems as lines with marks.
+
+    Args:
+        tree: See `above_taken`.
+    """
     return Plot(
-        title="The search tree: KL over footprint of everything that the search measured",
+        title="The search tree: everything that the search measured, above the sequence that was taken",
         x_label=X_LABEL,
-        y_label="KL on the search text, nats per token",
+        y_label="KL above the taken sequence's at equal footprint, nats per token (search text)",
         lines=(
             Line("taken: the sequence", OWN, _nodes(tree.taken)),
             Line("first stem: greedy by sensitivity", GREEDY, _nodes(tree.greedy)),

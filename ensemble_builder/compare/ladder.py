@@ -1,6 +1,7 @@
 """A ladder of whole models every quarter of a bit, made by the builder's own quantizer: the paper's Base-Ex."""
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from flexquant.ensemble_builder.stores import LEVELS_FOLDER, Store, norm_bytes, 
 from flexquant.ensemble_builder.window_quality import WindowQuality
 
 _SETTINGS: Final = "ladder.json"
+_MINUTES: Final = "minutes.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +51,28 @@ def widths_of(ends: Sequence[tuple[float, float]]) -> list[float]:
 
 def make_ladder(
     checkpoint: Path, widths: Sequence[float], folder: Path, calibration: Windows, group_size: int, progress: Progress
-) -> None:
+) -> float | None:
     """Write one store per width below `folder`; those that are there already are kept.
+
+    Returns:
+        Minutes that making them took; a run that was killed does not count. None if none was noted.
 
     Raises:
         InputError: The folder has a ladder that was made in another way.
         FlexQuantError: See `quantize_model`.
     """
     settings = {"calibration": calibration.text.model_dump(), "group size": group_size}
-    record = folder / _SETTINGS
+    record, noted = folder / _SETTINGS, folder / _MINUTES
     if record.exists() and json.loads(record.read_bytes()) != settings:
         raise InputError(
             f"{folder}: holds whole models that were calibrated on another text or have another group size",
             hint="Choose another --out, or remove that folder to make them anew.",
         )
     write_atomically(record, json.dumps(settings, indent=1).encode())
+    minutes = float(json.loads(noted.read_bytes())) if noted.exists() else 0.0
     missing = [bits for bits in widths if not (_store(folder, bits) / QUANTIZED_NAME).exists()]
     if missing:
+        started = time.monotonic()
         quantize_model(
             checkpoint,
             missing,
@@ -75,6 +82,9 @@ def make_ladder(
             group_size=group_size,
             progress=progress,
         )
+        minutes += (time.monotonic() - started) / 60
+        write_atomically(noted, json.dumps(minutes).encode())
+    return minutes or None
 
 
 def open_rung(folder: Path, bits: float) -> Store:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 from statistics import fmean
+from typing import Final
 
 from flexquant.ensemble_builder.bootstrap import RESAMPLES
 from flexquant.ensemble_builder.compare.against_ladder import AS_GOOD, Beside, worst
@@ -16,13 +17,16 @@ from flexquant.ensemble_builder.compare.figures import (
     perplexity_beside_ladder,
     tree_plot,
 )
-from flexquant.ensemble_builder.compare.search_tree import Tree
+from flexquant.ensemble_builder.compare.search_tree import Tree, above_taken, without_tallest
 from flexquant.ensemble_builder.report.contents import Report
 from flexquant.ensemble_builder.report.html import bullets, document, figure, megabytes, table
 from flexquant.ensemble_builder.report.orders import EXHAUSTIVE, GREEDY, RANDOM
 from flexquant.ensemble_builder.report.page import AREA
 from flexquant.ensemble_builder.report.sizes import Granularity
 from flexquant.ensemble_builder.report.svg_plot import draw
+
+LEFT_OUT: Final = 0.05
+"""Share of a tree's branches, the tallest, that may be left out so that the others can be told apart."""
 
 
 def page(comparison: Comparison) -> str:
@@ -75,7 +79,7 @@ def _glance(comparison: Comparison) -> str:
 
 
 def _together(comparison: Comparison) -> list[str]:
-    caption = "Marks are measured models. The black dotted line is the ladder of whole models, one every 0.25 bits."
+    caption = "Marks are measured models. The dotted line is the ladder of whole models, one every 0.25 bits."
     plots = [
         all_ensembles(
             comparison,
@@ -128,7 +132,8 @@ def _ensemble(compared: Compared, comparison: Comparison, anchor: str) -> list[s
         *_beside(compared.beside),
     ]
     if compared.tree is not None:
-        body.append(figure(draw(tree_plot(compared.tree)), _tree_caption(compared.tree)))
+        shown, left_out = without_tallest(above_taken(compared.tree), LEFT_OUT)
+        body.append(figure(draw(tree_plot(shown)), _tree_caption(compared.tree, left_out)))
     return body
 
 
@@ -146,7 +151,7 @@ def _areas(compared: Compared) -> str:
                 "" if method is compared.own else ratio_text(compared.own, method),
             ]
         )
-    head = ["order", "area under KL", "95 % over windows", "range over draws", "the search's area over it (95 %)"]
+    head = ["order", "area under KL", "95 %", "range over draws", "search / this (95 %)"]
     return table(head, rows, "Nats per token; less is better")
 
 
@@ -169,12 +174,14 @@ def _beside(beside: Sequence[Beside]) -> list[str]:
     return [f"<details><summary>{escape(summary)}</summary>{table(head, rows, '')}</details>"]
 
 
-def _tree_caption(tree: Tree) -> str:
-    return (
-        f"{tree.nodes} measured models. The thick line is the sequence that was taken, the dashed one the first stem. "
-        f"Each dot is a branch: a candidate that was measured and not taken, hanging from the model it was tried from. "
-        f"The fan at the right, {tree.single} dots, is the sensitivities."
+def _tree_caption(tree: Tree, left_out: int) -> str:
+    said = (
+        f"The search tree: {tree.nodes} measured models, by how much worse they are than the sequence at the same "
+        "footprint. The thick line at 0 is the sequence that was taken, the dashed one the first stem. Each dot is a "
+        "branch: a candidate that was measured and not taken, hanging from the model it was tried from. The fan at the "
+        f"right, {tree.single} dots, is the sensitivities."
     )
+    return f"{said} {left_out} branches rise above the frame." if left_out else said
 
 
 def _granularity(comparison: Comparison) -> str:
@@ -224,7 +231,7 @@ def _costs(comparison: Comparison) -> str:
             found = compared.exhaustive
             rows.append(["exhaustive greedy", str(found.evaluations), _minutes(found.minutes)])
         rows.append(["random, front to back, back to front", "0", "0.0"])
-    rows.append([f"ladder of {len(comparison.rungs)} whole models", "", _minutes(comparison.ladder_minutes or None)])
+    rows.append([f"ladder of {len(comparison.rungs)} whole models", "", _minutes(comparison.ladder_minutes)])
     return table(["", "evaluations", "minutes"], rows, "Finding an order; a ladder needs none, but has to be made")
 
 

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -78,10 +77,8 @@ def compare(
         ends = [(found.manifest.levels[0].bits, found.manifest.levels[-1].bits) for found in ensembles]
         widths = widths_of(ends)
         ladder = options.out / "ladder"
-        started = time.monotonic()
         calibration = _calibration(quantize, search, options, progress)
-        make_ladder(checkpoint, widths, ladder, calibration, quantize.group_size, progress)
-        minutes = (time.monotonic() - started) / 60
+        minutes = make_ladder(checkpoint, widths, ladder, calibration, quantize.group_size, progress)
         rungs = _rungs(ladder, widths, unseen, choices, options, progress)
         sizes = {bits: rung_bytes(ladder, bits) for bits in widths}
         measuring = Measuring(options, unseen, choices, _search_windows(search, options, bool(levels), progress))

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,37 @@ def tree_of(
     ]
     single = sum(sum(1 for variant in state if variant) == 1 for state in losses if state not in stems)
     return Tree(tuple(map(node, taken)), tuple(map(node, greedy)), tuple(branches), single)
+
+
+def above_taken(tree: Tree) -> Tree:
+    """Return the tree with every KL less the taken sequence's at the same footprint, linear between its positions.
+
+    The sequence itself becomes the zero line, and what hardly differs from it can be told apart.
+    """
+
+    def above(node: Node) -> Node:
+        size, loss = node
+        for (high, before), (low, after) in pairwise(tree.taken):
+            if low <= size <= high:
+                return size, loss - (before + (high - size) / (high - low) * (after - before))
+        return size, loss
+
+    branches = tuple((above(start), above(end)) for start, end in tree.branches)
+    return Tree(tuple(map(above, tree.taken)), tuple(map(above, tree.greedy)), branches, tree.single)
+
+
+def without_tallest(tree: Tree, share: float) -> tuple[Tree, int]:
+    """Return the tree without the branches that rise highest, and how many those are.
+
+    Args:
+        tree: See `above_taken`.
+        share: At most this share of the branches is left out.
+    """
+    heights = sorted(end for _, (_, end) in tree.branches)
+    kept = len(heights) - int(share * len(heights))
+    highest = max([*heights[:kept], *(loss for _, loss in tree.greedy)], default=0.0)
+    low = tuple(branch for branch in tree.branches if branch[1][1] <= highest)
+    return Tree(tree.taken, tree.greedy, low, tree.single), len(tree.branches) - len(low)
 
 
 def _parent(state: Assignment, losses: dict[Assignment, float], stems: set[Assignment]) -> Assignment | None:

@@ -5,6 +5,7 @@ from html import escape
 from typing import Final
 
 from flexquant.engine.manifest import Manifest
+from flexquant.ensemble_builder.bootstrap import RESAMPLES
 from flexquant.ensemble_builder.report.contents import Cost, Report
 from flexquant.ensemble_builder.report.figures import kl_plot, perplexity_plot
 from flexquant.ensemble_builder.report.findings import verdicts
@@ -166,6 +167,8 @@ def _conditions(report: Report) -> list[str]:
         )
     if any(method.name == RANDOM for method in report.methods):
         said.append(f"Random orders have seed {measured.seed}.")
+    if measured.windows > 1:
+        said.append(f"Intervals: 95 %, bootstrap over windows, {RESAMPLES:,} resamples; two orders share the windows.")
     return [*said, "On a short text small differences can be chance."]
 
 

@@ -37,7 +37,7 @@ def test_killed_at_ten_random_moments(builder: Builder, undisturbed: tuple[bytes
         out = tmp_path / str(number)
         killed += builder.kill_after(rng.uniform(0.05, 0.95) * seconds, out)
         assert builder.finish(out) == manifest
-        assert sorted(path.name for path in out.iterdir()) == ["ensemble.json", "levels", "report.json"]
+        assert sorted(path.name for path in out.iterdir()) == ["ensemble.json", "levels", "report.json", "search.jsonl"]
     assert killed > 0
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flexquant.engine.errors import InputError
-from flexquant.ensemble_builder.compare.search_tree import read_searched, tree_of
+from flexquant.ensemble_builder.compare.search_tree import Tree, above_taken, read_searched, tree_of, without_tallest
 from flexquant.ensemble_builder.sequence import Unit
 
 UNITS = [Unit("a", (30, 10)), Unit("b", (20, 10)), Unit("c", (50, 40))]
@@ -51,3 +51,19 @@ def test_a_damaged_journal_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "search.jsonl").write_text(text)
     with pytest.raises(InputError, match=r"search\.jsonl: cannot be read"):
         read_searched(tmp_path / "search.jsonl")
+
+
+def test_heights_are_taken_from_the_sequence_at_the_same_footprint() -> None:
+    tree = Tree(((100, 0.0), (60, 0.4), (20, 1.0)), ((100, 0.0), (40, 0.9)), (((100, 0.0), (80, 0.5)),), 1)
+    risen = above_taken(tree)
+    assert risen.taken == ((100, 0.0), (60, 0.0), (20, 0.0))
+    assert risen.greedy[1] == (40, pytest.approx(0.2))
+    assert risen.branches[0][1] == (80, pytest.approx(0.3))
+
+
+def test_the_tallest_branches_are_left_out_and_counted() -> None:
+    branches = tuple(((100, 0.0), (90, height)) for height in (0.1, 5.0, 0.2, 0.3))
+    shown, left_out = without_tallest(Tree(((100, 0.0),), ((100, 0.0),), branches, 4), 0.3)
+    assert [end for _, (_, end) in shown.branches] == [0.1, 0.2, 0.3]
+    assert left_out == 1
+    assert without_tallest(Tree((), (), branches, 4), 0.1) == (Tree((), (), branches, 4), 0)
