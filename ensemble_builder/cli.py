@@ -38,6 +38,10 @@ def _run(given: Sequence[str]) -> None:
             from flexquant.ensemble_builder.report import command
 
             command.run(rest)
+        case ["granularity", *rest]:
+            from flexquant.ensemble_builder.report import granularity_command
+
+            granularity_command.run(rest)
         case ["sample-text", *rest]:
             from flexquant.ensemble_builder import sample_command
 
