@@ -49,6 +49,11 @@ class Exl2Spec:
         """Bytes of all its tensors."""
         return sum(entry.nbytes for entry in self.entries.values())
 
+    @property
+    def whole(self) -> bool:
+        """Whether it has all columns of its layer."""
+        return self.entries["q_weight"].stride is None
+
     def sliced(self, columns: tuple[int, int] | None) -> "Exl2Spec":
         """Some of the layer's output columns as a layer of its own.
 
@@ -60,18 +65,12 @@ class Exl2Spec:
             columns: Half-open range (a, b) of a layer that is whole; None for the layer as it is.
 
         Raises:
-            ValueError: The range is empty, leads out of the layer, or is cut where EXL2 has no boundary.
+            ValueError: See `check_columns`.
         """
         if columns is None:
             return self
+        check_columns(columns, self.out_features)
         first, last = columns
-        if not 0 <= first < last <= self.out_features:
-            raise ValueError(f"{list(columns)} is no range of the layer's {self.out_features} columns")
-        if first % COLUMN_MULTIPLE or (last % COLUMN_MULTIPLE and last != self.out_features):
-            raise ValueError(
-                f"{list(columns)} must be cut at multiples of {COLUMN_MULTIPLE}, but for the layer's end at "
-                f"{self.out_features}"
-            )
         at_end = last == self.out_features
         padded_last = self.padded_out if at_end else last
         entries = self.entries | {
@@ -81,6 +80,17 @@ class Exl2Spec:
         if "bias" in entries:  # not every writer pads it
             entries["bias"] = entries["bias"].columns(first, entries["bias"].shape[0] if at_end else last)
         return replace(self, out_features=last - first, padded_out=padded_last - first, entries=entries)
+
+
+def check_columns(columns: tuple[int, int], out_features: int) -> None:
+    """Raise ValueError unless a layer of so many outputs can be cut at both ends of the half-open range."""
+    first, last = columns
+    if not 0 <= first < last <= out_features:
+        raise ValueError(f"{list(columns)} is no range of the layer's {out_features} columns")
+    if first % COLUMN_MULTIPLE or (last % COLUMN_MULTIPLE and last != out_features):
+        raise ValueError(
+            f"{list(columns)} must be cut at multiples of {COLUMN_MULTIPLE}, but for the layer's end at {out_features}"
+        )
 
 
 def is_quantized(index: TensorIndex, key: str) -> bool:

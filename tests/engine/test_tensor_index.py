@@ -1,7 +1,9 @@
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,6 +132,21 @@ def test_columns_are_read_alone(tmp_path_factory: pytest.TempPathFactory, data: 
         patch.setattr(tensor_index, "_LARGEST_GAP", data.draw(st.sampled_from([0, 16, 1 << 20])))
         read_into(entry, memoryview(found), start)
     assert found == expected.tobytes()[start : start + len(found)]
+
+
+def test_what_lies_between_wide_rows_stays_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_safetensors(tmp_path / "a.safetensors", {"matrix": np.arange(40_000, dtype=np.int32).reshape(4, 10_000)})
+    entry = TensorIndex.open(tmp_path)["matrix"].columns(32, 64)
+    counts: list[int] = []
+    preadv = os.preadv
+
+    def counted(*arguments: Any) -> int:
+        counts.append(preadv(*arguments))
+        return counts[-1]
+
+    monkeypatch.setattr(os, "preadv", counted)
+    read_into(entry, memoryview(bytearray(entry.nbytes)))
+    assert counts == [128] * 4
 
 
 def test_elements_of_a_vector_are_read_alone(tmp_path: Path) -> None:
