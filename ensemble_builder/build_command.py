@@ -21,12 +21,14 @@ examples:
   flexquant-build --from-checkpoints my-llama-6.0bpw,my-llama-3.0bpw --out my-ensemble --checkpoint models/my-llama
   flexquant-build eval my-ensemble --text c.txt --checkpoint models/my-llama
   flexquant-build report my-ensemble --text c.txt --checkpoint models/my-llama
+  flexquant-build models/my-llama --levels 8,4 --max-step 8M --unit projection,block --workers 4
+  flexquant-build granularity models/my-llama --levels 8,4 --max-step 8M
   flexquant-build compare models/my-llama --levels 8,2 --levels 4,2 --text c.txt --out my-comparison
   flexquant-build prune my-ensemble --limit 5G --out my-ensemble-5G --checkpoint models/my-llama
   flexquant-build sample-text models/my-llama --tokens 20000 --seed 1 --out a.txt
 
 A build that was stopped is continued by the same command. Without --calibration and --search-text the texts are
-sampled from the model itself. `eval`, `report`, `compare`, `prune` and `sample-text` have a --help of their own.
+sampled from the model itself. `eval`, `report`, `compare`, `granularity`, `prune` and `sample-text` have a --help of their own.
 """
 
 
@@ -44,6 +46,7 @@ def run(given: Sequence[str]) -> None:
         "       flexquant-build report ENSEMBLE --text FILE [options]\n"
         "       flexquant-build compare CHECKPOINT --levels 8,2 --text FILE --out DIR [options]\n"
         "       flexquant-build prune ENSEMBLE --limit BYTES --out DIR [options]\n"
+        "       flexquant-build granularity MODEL --levels 8,4 [options]\n"
         "       flexquant-build sample-text MODEL --tokens N --seed S --out FILE"
     )
     parser.add_argument("model", metavar="MODEL", nargs="?", type=Path, help="folder of a Hugging Face checkpoint")

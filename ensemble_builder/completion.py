@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 from flexquant.engine.errors import InputError
@@ -18,6 +17,7 @@ from flexquant.ensemble_builder.manifest_writer import manifest_of, write_manife
 from flexquant.ensemble_builder.options import SearchOptions
 from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.sequence_search import fingerprint, search_measured
+from flexquant.ensemble_builder.slices import largest_step
 from flexquant.ensemble_builder.stores import LEVELS_FOLDER, Store, modules_of
 from flexquant.ensemble_builder.units import units_of
 from flexquant.ensemble_builder.workplace import REPORT_NAME, SEARCHED_NAME, Settings, Workplace
@@ -112,10 +112,7 @@ def _say_what_is_coarser(modules: Sequence[Module], max_step: int | None, progre
     """Name the modules that cannot be cut as finely as they were asked to be."""
     if max_step is None:
         return
-    steps = {
-        module.name: max((high.bytes - low.bytes for high, low in pairwise(module.variants)), default=0)
-        for module in modules
-    }
+    steps = {module.name: largest_step([variant.bytes for variant in module.variants]) for module in modules}
     coarser = {name: step for name, step in steps.items() if step > max_step}
     if coarser:
         name = max(coarser, key=lambda name: coarser[name])

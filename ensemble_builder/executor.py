@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerProcess
 from typing import Final, Protocol
 
 import torch
@@ -64,7 +64,8 @@ class InProcess:
 @contextmanager
 def local_processes(setup: EvaluationSetup, workers: int) -> Iterator[Executor]:
     """Start processes that measure; they share the machine's cores and the memory that one would take."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # they share the pages of what is imported
+    context.set_forkserver_preload([__name__])
     threads = max(1, torch.get_num_threads() // workers)
     pool = []
     try:
@@ -89,8 +90,9 @@ class LocalProcesses:
         pool: Processes that run `_serve`, each with the pipe to it.
     """
 
-    def __init__(self, pool: Sequence[tuple[SpawnProcess, Connection]]) -> None:
+    def __init__(self, pool: Sequence[tuple[ForkServerProcess, Connection]]) -> None:
         self._pool = {connection: process for process, connection in pool}
+        self.processes = tuple(self._pool.values())
         self.workers = len(pool)
 
     def __call__(self, stem: Assignment, candidates: Sequence[Assignment]) -> Iterator[Quality]:

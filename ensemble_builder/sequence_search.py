@@ -14,7 +14,7 @@ from flexquant.ensemble_builder.journal import Journal
 from flexquant.ensemble_builder.options import SearchOptions
 from flexquant.ensemble_builder.progress import Progress, Stage
 from flexquant.ensemble_builder.search import Found, least_evaluations, search
-from flexquant.ensemble_builder.sequence import Assignment, states_along
+from flexquant.ensemble_builder.sequence import Assignment, Unit, states_along
 from flexquant.ensemble_builder.units import Units
 
 EVALUATIONS_PER_TRANSITION: Final = 6
@@ -61,6 +61,11 @@ def fingerprint(files: Mapping[str, FileRecord], modules: Sequence[Module], wind
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
+def default_evaluations(units: Sequence[Unit]) -> int:
+    """Return how many evaluations a search may spend if nothing else is asked for."""
+    return max(EVALUATIONS_PER_TRANSITION * sum(unit.steps for unit in units), 1)
+
+
 def search_measured(
     name: str, units: Units, execute: Executor, options: SearchOptions, journal: Journal, progress: Progress
 ) -> Searched:
@@ -74,10 +79,8 @@ def search_measured(
         journal: Of assignments of modules, so that searches over other units share it.
         progress: Is told every evaluation.
     """
-    least = least_evaluations(units.units)
-    transitions = sum(unit.steps for unit in units.units)
-    asked = EVALUATIONS_PER_TRANSITION * transitions if options.evaluations is None else options.evaluations
-    most = max(asked, least)
+    asked = default_evaluations(units.units) if options.evaluations is None else options.evaluations
+    most = max(asked, least_evaluations(units.units))
     with progress.stage(f"searching by {name}", most) as stage:
         seconds = None if options.minutes is None else 60 * options.minutes
 

@@ -1,5 +1,6 @@
 """Cuts linear layers into column slices, so that no step gives back more than a limit. EXL2 columns are independent."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Final
@@ -21,9 +22,13 @@ def slices_of(specs: Sequence[Exl2Spec], max_step: int | None) -> tuple[Columns 
 
     Returns:
         Ascending ranges that cover the layer, or None alone for a layer that is not cut. A layer that cannot be cut
-        finely enough has slices of 32 columns; see `largest_step`.
+        finely enough has slices of 32 columns.
     """
-    return slices_within(specs[0].out_features, lambda columns: largest_step(specs, columns), max_step)
+
+    def step_of(columns: Columns | None) -> int:
+        return largest_step([spec.sliced(columns).payload for spec in specs])
+
+    return slices_within(specs[0].out_features, step_of, max_step)
 
 
 def slices_within(
@@ -39,21 +44,30 @@ def slices_within(
     if max_step is None or step_of(None) <= max_step:
         return WHOLE
     blocks = -(-out_features // COLUMN_MULTIPLE)
-    for count in range(2, blocks):
-        # The first slices are the widest.
-        if step_of(_cut(out_features, count)[0]) <= max_step:
-            return tuple(_cut(out_features, count))
-    return tuple(_cut(out_features, blocks)) if blocks > 1 else WHOLE
+    if blocks == 1:
+        return WHOLE
+    counts = range(2, blocks)
+    # The first slices are the widest, and more of them are no wider.
+    fitting = bisect_left(counts, True, key=lambda count: step_of(_cut(out_features, count)[0]) <= max_step)
+    return tuple(_cut(out_features, 2 + fitting))
 
 
-def largest_step(specs: Sequence[Exl2Spec], columns: Columns | None) -> int:
-    """Return the bytes that a slice gives back in its largest step from one level to a lower one."""
-    sizes = [spec.sliced(columns).payload for spec in specs]
-    kept = [sizes[0]]
+def largest_step(sizes: Sequence[int]) -> int:
+    """Return the bytes of the largest of a module's `steps_down`; 0 if there are none."""
+    return max(steps_down(sizes), default=0)
+
+
+def steps_down(sizes: Sequence[int]) -> list[int]:
+    """Return what each transition of a module gives back. Levels at which it is no smaller than before are left out.
+
+    Args:
+        sizes: Payload bytes at each level, from best to smallest.
+    """
+    kept = list(sizes[:1])
     for size in sizes[1:]:
         if size < kept[-1]:
             kept.append(size)
-    return max((high - low for high, low in pairwise(kept)), default=0)
+    return [high - low for high, low in pairwise(kept)]
 
 
 def _cut(out_features: int, count: int) -> list[Columns]:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import UsageError
@@ -15,6 +15,7 @@ from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.report.built import recorded_minutes
 from flexquant.ensemble_builder.report.contents import Cost, Measured, Report
 from flexquant.ensemble_builder.report.findings import methods_of
+from flexquant.ensemble_builder.report.ladder import GROUP_SIZE
 from flexquant.ensemble_builder.report.measure import measure_routes, states_to_measure
 from flexquant.ensemble_builder.report.orders import (
     BACK,
@@ -34,9 +35,6 @@ from flexquant.ensemble_builder.report.sizes import Granularity, ladder_of, stor
 from flexquant.ensemble_builder.sensitivity import Sensitivity, greedy_order, sensitivities, single_states
 from flexquant.ensemble_builder.sequence import Assignment, Unit, best
 from flexquant.ensemble_builder.window_quality import WindowQuality
-
-GROUP_SIZE: Final = 32
-"""Weights per scale of the computed ladder where the manifest does not say what the levels have."""
 
 
 @dataclass(frozen=True, slots=True)
