@@ -28,7 +28,8 @@ examples:
   flexquant-build sample-text models/my-llama --tokens 20000 --seed 1 --out a.txt
 
 A build that was stopped is continued by the same command. Without --calibration and --search-text the texts are
-sampled from the model itself. `eval`, `report`, `compare`, `granularity`, `prune` and `sample-text` have a --help of their own.
+sampled from the model itself. `eval`, `report`, `compare`, `granularity`, `prune` and `sample-text` have a --help of
+their own.
 """
 
 

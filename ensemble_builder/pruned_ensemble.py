@@ -107,7 +107,7 @@ def prune_ensemble(
             f"{source / MANIFEST_NAME}: was pruned already", hint="Prune the ensemble that it was made from."
         )
     search = replace(search, units=tuple(kind for kind in KINDS if kind in manifest.sequences))
-    layers = _layers(source, manifest)
+    layers = _layers(manifest)
     units, costs = [layer.unit for layer in layers], tuple(layer.costs for layer in layers)
     disk = disk_bytes(manifest)
     variants = sum(len(unit.sizes) for unit in units)
@@ -176,6 +176,22 @@ def disk_bytes(manifest: Manifest) -> int:
     return sum({record.sha256: record.bytes for record in manifest.files.values()}.values())
 
 
+def predicted_added(before: Manifest, after: Manifest, allowed_bytes: int) -> float:
+    """Return the KL that dropped variants and lowered ones add where so many bytes are allowed, by the sensitivities.
+
+    Args:
+        before: The whole ensemble, which says its sensitivities.
+        after: The pruned one, or the whole one.
+        allowed_bytes: The largest footprint that is allowed; not less than the smallest one.
+    """
+    layers = _layers(before)
+    there = {module.linear: {variant.level for variant in module.variants} for module in after.modules}
+    kept = [[variant for variant, level in enumerate(layer.levels) if level in there[layer.key]] for layer in layers]
+    sizes, losses = predicted_curve([layer.unit for layer in layers], tuple(layer.costs for layer in layers), kept)
+    fits = (loss for size, loss in zip(sizes, losses, strict=True) if before.fixed_bytes + size <= allowed_bytes)
+    return next(fits)
+
+
 @dataclass(frozen=True, slots=True)
 class _Layer:
     """A linear layer, whatever slices it is swapped in: what is pruned is a whole layer of a store."""
@@ -186,7 +202,7 @@ class _Layer:
     costs: tuple[float, ...]
 
 
-def _layers(source: Path, manifest: Manifest) -> list[_Layer]:
+def _layers(manifest: Manifest) -> list[_Layer]:
     of_layer: dict[str, list[Module]] = defaultdict(list)
     for module in manifest.modules:
         of_layer[module.linear].append(module)
@@ -196,7 +212,7 @@ def _layers(source: Path, manifest: Manifest) -> list[_Layer]:
         costs = [module.sensitivity for module in slices]
         if any(cost is None or len(cost) != len(levels) - 1 for cost in costs):
             raise EnsembleError(
-                f"{source / MANIFEST_NAME}: modules: {key} has no sensitivities",
+                f"{MANIFEST_NAME}: modules: {key} has no sensitivities",
                 hint="Build the ensemble with --unit projection, or with that and others.",
             )
         sizes = zip(*([variant.bytes for variant in module.variants] for module in slices), strict=True)

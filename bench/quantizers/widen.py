@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--text: {len(tokens)} tokens are too few, {WINDOW} are needed")
     widen(model, options.intermediate, options.seed)
     losses = train(model, tokens, options.steps, options.seed, Progress())
-    model.half().save_pretrained(options.out)
+    model.to(torch.float16).save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
     few = max(1, len(losses) // 10)
     sys.stdout.write(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from flexquant.engine.errors import UsageError
-from flexquant.ensemble_builder.arguments import natural, new_parser, positive
+from flexquant.ensemble_builder.arguments import natural, new_parser, positive, share_of_one
 from flexquant.ensemble_builder.atomic_file import write_atomically
 from flexquant.ensemble_builder.compare.options import CompareOptions
 from flexquant.ensemble_builder.compare.page import page
@@ -66,6 +66,13 @@ def run(given: Sequence[str]) -> None:
         help=f"most evaluations of exhaustive greedy, per ensemble; 0 for none (default: {EXHAUSTIVE})",
     )
     parser.add_argument(
+        "--prune",
+        metavar="RATES",
+        type=_rates,
+        default=(),
+        help="prune every ensemble at these shares of its variants, such as 0.1,0.2,0.4, and measure what is left",
+    )
+    parser.add_argument(
         "--points",
         metavar="N",
         type=natural,
@@ -95,6 +102,7 @@ def run(given: Sequence[str]) -> None:
         between=args.points,
         draws=args.draws,
         seed=args.seed,
+        prune=args.prune,
         exhaustive=args.exhaustive,
     )
     progress = Progress()
@@ -104,3 +112,8 @@ def run(given: Sequence[str]) -> None:
     write_atomically(args.out / PAGE_NAME, page(found).encode())
     sys.stdout.write(found.as_table() + "\n")
     progress.note(f"{args.out / PAGE_NAME}: open it in a browser")
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    """Parse shares such as "0.1,0.2"."""
+    return tuple(sorted({share_of_one(part) for part in text.split(",")}))

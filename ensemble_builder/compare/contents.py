@@ -7,6 +7,7 @@ from flexquant.engine.manifest import Text
 from flexquant.ensemble_builder.compare.against_ladder import Beside, finding, worst
 from flexquant.ensemble_builder.compare.exhaustive import Exhaustive
 from flexquant.ensemble_builder.compare.ladder import Rung
+from flexquant.ensemble_builder.compare.pruned import PrunedAt
 from flexquant.ensemble_builder.compare.search_tree import Tree
 from flexquant.ensemble_builder.evaluation import rounded
 from flexquant.ensemble_builder.report.contents import Report
@@ -41,6 +42,7 @@ class Compared:
         beside: Its positions beside the ladder.
         ladder_bytes: The ladder's files between its levels, shared files once; None where there is no such ladder.
         choices: Completion choice along its sequence.
+        pruned: What is left of it at several pruning rates, the whole one first; empty if that was not asked for.
         tree: What its search measured; None if the build kept no journal.
     """
 
@@ -51,6 +53,7 @@ class Compared:
     beside: tuple[Beside, ...]
     ladder_bytes: int | None
     choices: tuple[Chosen, ...]
+    pruned: tuple[PrunedAt, ...]
     tree: Tree | None
 
     @property
@@ -104,6 +107,7 @@ class Compared:
                 }
                 for chosen in self.choices
             ],
+            "pruned": [_pruned_json(pruned) for pruned in self.pruned],
         }
 
 
@@ -192,3 +196,26 @@ def ratio_text(own: Method, other: Method | None) -> str:
 def _ratio_json(own: Method, other: Method) -> dict[str, object]:
     ratio, interval = own.area_over(other)
     return {"ratio": rounded(ratio), "interval": [rounded(end) for end in interval]}
+
+
+def _pruned_json(pruned: PrunedAt) -> dict[str, object]:
+    return {
+        "rate": pruned.rate,
+        "dropped_variants": pruned.dropped_variants,
+        "variants": pruned.variants,
+        "disk_bytes": pruned.disk_bytes,
+        "footprint_range_bytes": list(pruned.footprints),
+        "positions": pruned.positions,
+        "allowed": [
+            {
+                "share_of_range": allowed.share,
+                "allowed_bytes": allowed.allowed_bytes,
+                "position": allowed.position,
+                "footprint_bytes": allowed.footprint_bytes,
+                "perplexity": rounded(allowed.quality.perplexity),
+                "kl": rounded(allowed.quality.mean_kl),
+                "predicted_kl": rounded(allowed.predicted_kl),
+            }
+            for allowed in pruned.allowed
+        ],
+    }

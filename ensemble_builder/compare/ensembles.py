@@ -15,15 +15,18 @@ from flexquant.ensemble_builder.compare.downstream import Choices, chosen_right
 from flexquant.ensemble_builder.compare.exhaustive import Exhaustive, evaluations_of, measured_exhaustive
 from flexquant.ensemble_builder.compare.ladder import Rung
 from flexquant.ensemble_builder.compare.options import CompareOptions
+from flexquant.ensemble_builder.compare.pruned import pruned_at_rates
 from flexquant.ensemble_builder.compare.scores import Scores
 from flexquant.ensemble_builder.compare.search_tree import read_searched, tree_of
 from flexquant.ensemble_builder.evaluation import Windows
+from flexquant.ensemble_builder.options import SearchOptions
 from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.report.built import read_built, recorded_minutes
-from flexquant.ensemble_builder.report.collect import GROUP_SIZE, baselines, check_unseen, recorded_sensitivities
 from flexquant.ensemble_builder.report.collect import Options as Orders
+from flexquant.ensemble_builder.report.collect import baselines, check_unseen, recorded_sensitivities
 from flexquant.ensemble_builder.report.contents import Cost, Measured, Report
 from flexquant.ensemble_builder.report.findings import methods_of
+from flexquant.ensemble_builder.report.ladder import GROUP_SIZE
 from flexquant.ensemble_builder.report.measure import Curve, measure_routes, positions_near, states_to_measure
 from flexquant.ensemble_builder.report.orders import (
     BASELINES,
@@ -53,12 +56,14 @@ class Measuring:
         unseen: The text to measure on.
         choices: Questions from the same text.
         search: The text of the searches; None where it is not known.
+        pruned: How sequences of pruned ensembles are searched for.
     """
 
     options: CompareOptions
     unseen: Windows
     choices: Choices
     search: Windows | None
+    pruned: SearchOptions
 
 
 def compare_ensemble(
@@ -106,6 +111,20 @@ def compare_ensemble(
     with Scores(measured / "unseen.jsonl", key) as scores:
         curves = _curves(name, every, others, options.between, scorer, scores, progress)
         choices = _choices(name, own, scorer, scores, measuring.choices, progress)
+    pruned = (
+        pruned_at_rates(
+            folder,
+            options.prune,
+            options.checkpoint,
+            measuring.unseen,
+            measuring.pruned,
+            options.out / "ensembles",
+            measured,
+            progress,
+        )
+        if options.prune
+        else ()
+    )
     storage = storage_of(folder, manifest)
     within = [rung for rung in rungs if manifest.levels[-1].bits <= rung.bits <= manifest.levels[0].bits]
     files = [ladder[rung.bits] for rung in within]
@@ -143,6 +162,7 @@ def compare_ensemble(
         ),
         ladder_bytes=ladder_bytes,
         choices=choices,
+        pruned=pruned,
         tree=None if searched is None else tree_of(units, searched, own.states, greedy.states, manifest.fixed_bytes),
     )
 

@@ -74,6 +74,22 @@ def choice_plot(comparison: Comparison) -> Plot:
     )
 
 
+def pruning_plot(compared: Compared, figure: Callable[[WindowQuality], float], title: str, y_label: str) -> Plot:
+    """Return a figure over the pruning rate, one line for each footprint that is allowed."""
+    lines = [
+        Line(
+            f"{first.share:.0%} of the range",
+            f"ensemble-{at % ENSEMBLE_STYLES}",
+            tuple(
+                (100 * pruned.dropped_variants / pruned.variants, figure(pruned.allowed[at].quality))
+                for pruned in compared.pruned
+            ),
+        )
+        for at, first in enumerate(compared.pruned[0].allowed)
+    ]
+    return Plot(title=title, x_label="variants of layers that were dropped, %", y_label=y_label, lines=tuple(lines))
+
+
 def tree_plot(tree: Tree) -> Plot:
     """Return what a search measured: branches as thin lines that end in a dot, stems as lines with marks.
 

@@ -16,6 +16,7 @@ class CompareOptions:
         between: Positions to measure between the ends of the orders that are not measured at every position.
         draws: Random orders.
         seed: Of the random orders and of the completion choice.
+        prune: Rates at which every ensemble is pruned and measured, rising.
         exhaustive: Most evaluations that exhaustive greedy may take; an ensemble that needs more is compared without.
     """
 
@@ -26,4 +27,5 @@ class CompareOptions:
     between: int
     draws: int
     seed: int
+    prune: tuple[float, ...]
     exhaustive: int

@@ -15,6 +15,7 @@ from flexquant.ensemble_builder.compare.figures import (
     choice_plot,
     kl_beside_ladder,
     perplexity_beside_ladder,
+    pruning_plot,
     tree_plot,
 )
 from flexquant.ensemble_builder.compare.search_tree import Tree, above_taken, without_tallest
@@ -172,6 +173,47 @@ def _beside(beside: Sequence[Beside]) -> list[str]:
     last = worst(beside)
     summary = f"{len(beside)} positions beside whole models of equal footprint; worst: {last.ratio:.4f}x"
     return [f"<details><summary>{escape(summary)}</summary>{table(head, rows, '')}</details>"]
+
+
+def _pruning(compared: Compared) -> list[str]:
+    if not compared.pruned:
+        return []
+    caption = (
+        "One line for each footprint that is allowed, as a share of the way from the whole ensemble's smallest to its "
+        "largest; the best position that fits is measured. Every layer keeps its smallest variant."
+    )
+    kl = pruning_plot(
+        compared,
+        lambda quality: quality.mean_kl,
+        "KL over pruning rate",
+        "KL from the unquantized model, nats per token (lower is better)",
+    )
+    perplexity = pruning_plot(
+        compared, lambda quality: quality.perplexity, "Perplexity over pruning rate", "perplexity (lower is better)"
+    )
+    whole = compared.pruned[0]
+    rows = [
+        [
+            f"{pruned.dropped_variants} of {pruned.variants}",
+            megabytes(pruned.disk_bytes),
+            f"{1 - pruned.disk_bytes / whole.disk_bytes:.1%}",
+            megabytes(pruned.footprints[1]),
+            *(f"{allowed.quality.mean_kl:.4g} ({allowed.predicted_kl:.4g})" for allowed in pruned.allowed),
+        ]
+        for pruned in compared.pruned
+    ]
+    head = [
+        "variants dropped",
+        "on disk",
+        "less",
+        "largest footprint",
+        *(f"KL at {allowed.share:.0%} (predicted)" for allowed in whole.allowed),
+    ]
+    return [
+        figure(draw(kl), caption),
+        figure(draw(perplexity), "The same models, as perplexity on the same text."),
+        table(head, rows, "Pruned at several rates; predicted from the sensitivities as if costs added up"),
+    ]
 
 
 def _tree_caption(tree: Tree, left_out: int) -> str:

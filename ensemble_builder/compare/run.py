@@ -81,7 +81,8 @@ def compare(
         minutes = make_ladder(checkpoint, widths, ladder, calibration, quantize.group_size, progress)
         rungs = _rungs(ladder, widths, unseen, choices, options, progress)
         sizes = {bits: rung_bytes(ladder, bits) for bits in widths}
-        measuring = Measuring(options, unseen, choices, _search_windows(search, options, bool(levels), progress))
+        searched = _search_windows(search, options, bool(levels), progress)
+        measuring = Measuring(options, unseen, choices, searched, replace(search, evaluations=0))
         compared = [compare_ensemble(folder, measuring, rungs, sizes, progress) for folder in folders]
     return Comparison(
         model=checkpoint.resolve().name,

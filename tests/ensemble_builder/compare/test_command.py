@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -28,7 +29,20 @@ def given(model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     (folder / "unseen.txt").write_text(TEXT.upper() * 9)
     texts = ["--text", str(folder / "unseen.txt"), "--calibration", str(calibration), "--search-text", str(search)]
     amounts = ["--preset", "quick", "--points", "2", "--draws", "2", "--windows", "4"]
-    return ["compare", str(model), "--levels", "4,2", "--levels", "4,3,2", "--exhaustive", "150", *texts, *amounts]
+    return [
+        "compare",
+        str(model),
+        "--levels",
+        "4,2",
+        "--levels",
+        "4,3,2",
+        "--exhaustive",
+        "150",
+        "--prune",
+        "0.4,0.2",
+        *texts,
+        *amounts,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +69,26 @@ def test_every_method_has_the_same_ends_and_is_compared(record: Any) -> None:
         for over in ensemble["sequence_area_over"].values():
             low, high = over["interval"]
             assert low <= over["ratio"] <= high
+
+
+def test_pruning_costs_more_the_more_is_gone_and_keeps_the_smallest_footprint(record: Any) -> None:
+    for ensemble in record["ensembles"]:
+        whole, *pruned = ensemble["pruned"]
+        assert [found["rate"] for found in pruned] == [0.2, 0.4]
+        assert whole["dropped_variants"] == 0
+        for less, more in pairwise([whole, *pruned]):
+            assert less["disk_bytes"] > more["disk_bytes"]
+            assert less["footprint_range_bytes"][1] >= more["footprint_range_bytes"][1]
+            assert less["footprint_range_bytes"][0] == more["footprint_range_bytes"][0]
+            assert more["dropped_variants"] >= more["rate"] * more["variants"]
+        for found in ensemble["pruned"]:
+            assert [allowed["share_of_range"] for allowed in found["allowed"]] == [1.0, 0.75, 0.5, 0.25]
+            assert all(allowed["footprint_bytes"] <= allowed["allowed_bytes"] for allowed in found["allowed"])
+            predicted = [allowed["predicted_kl"] for allowed in found["allowed"]]
+            assert predicted == sorted(predicted)
+        at_best = [found["allowed"][0] for found in ensemble["pruned"]]
+        assert at_best[0]["position"] == 0
+        assert at_best[0]["predicted_kl"] == at_best[0]["kl"] < at_best[-1]["predicted_kl"]
 
 
 def test_exhaustive_greedy_is_run_where_it_is_affordable_and_the_rest_is_said(record: Any) -> None:
