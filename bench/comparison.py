@@ -96,7 +96,7 @@ def _ratio(over: Mapping[str, Any] | None) -> str:
     if over is None:
         return "not run"
     low, high = over["interval"]
-    return f"{over['ratio']:.4f} ({low:.4f} to {high:.4f})"
+    return f"{over['ratio']:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _beside(one: Mapping[str, Any]) -> list[str]:
@@ -106,7 +106,7 @@ def _beside(one: Mapping[str, Any]) -> list[str]:
     good = sum(found["ratio"] <= 1.005 for found in beside)
     return [
         _levels(one),
-        f"{worst['ratio']:.4f}",
+        f"{worst['ratio']:.3f}",
         str(worst["position"]),
         f"{good} of {len(beside)}",
         f"{one['ladder_bytes'] / one['storage']['once_bytes']:.1f}x",

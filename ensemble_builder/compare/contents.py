@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from statistics import fmean
+from typing import Final
 
 from flexquant.engine.manifest import Text
 from flexquant.ensemble_builder.compare.against_ladder import Beside, finding, worst
@@ -13,6 +14,9 @@ from flexquant.ensemble_builder.evaluation import rounded
 from flexquant.ensemble_builder.report.contents import Report
 from flexquant.ensemble_builder.report.findings import Method, percent, verdicts
 from flexquant.ensemble_builder.report.orders import EXHAUSTIVE, GREEDY
+
+NO_DIFFERENCE: Final = 0.001
+"""Relative difference of areas below which nobody wins, however sure it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +182,8 @@ def against_greedy(own: Method, greedy: Method) -> str:
         return "The search found greedy's own order, so it neither wins nor loses."
     if len(own.window_areas) < 2:
         return f"One window of text cannot tell whether the search beats greedy by sensitivity ({ratio:.4f}x)."
+    if max(abs(low - 1), abs(high - 1)) < NO_DIFFERENCE:
+        return f"The search wins nothing over greedy by sensitivity, and loses nothing: {figures}."
     if high < 1:
         return f"The search beats greedy by sensitivity: {figures}."
     if low > 1:

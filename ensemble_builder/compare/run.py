@@ -66,11 +66,12 @@ def compare(
     unseen = Windows.of_text(read_text(options.text), options.text.name, tokenizer, config, limit=options.windows)
     choices = Choices.of(unseen, config.bos_id, options.seed)
     with _alone(options.out):
-        folders = [*ready]
+        folders = []
         for asked in levels:
             folder = options.out / "ensembles" / "-".join(map(level_name, asked))
             build(checkpoint, folder, replace(quantize, levels=asked), search, progress)
             folders.append(folder)
+        folders += ready
         ensembles = [Ensemble.open(folder) for folder in folders]
         for ensemble in ensembles:
             check_same_model([ensemble.common.folder, checkpoint])

@@ -36,8 +36,8 @@ def test_figures_are_those_of_the_record_and_a_run_replaces_its_block(tmp_path: 
     assert said.startswith("Before.")
     assert said.endswith("After.\n")
     assert "old" not in said
-    assert "| 8, 2.5 | 0.0462 | 0.9876 (0.9800 to 0.9900) | not run |" in said
-    assert "| 8, 2.5 | 1.0212 | 31 | 1 of 2 | 9.0x |" in said
+    assert "| 8, 2.5 | 0.0462 | 0.988 (0.980 to 0.990) | not run |" in said
+    assert "| 8, 2.5 | 1.021 | 31 | 1 of 2 | 9.0x |" in said
     assert "342 evaluations, 8.7 min" in said
     assert "- 8, 2.5: The search beats greedy by sensitivity." in said
 
