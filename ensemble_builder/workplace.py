@@ -61,7 +61,9 @@ def workplace(out: Path, settings: Settings) -> Iterator[Workplace]:
     work = out / WORK_NAME
     settings = json.loads(json.dumps(settings))
     if _is_finished(out, settings):
-        yield Workplace(out, finished=True)
+        place = Workplace(out, finished=True)
+        place.clear()  # of a build that was killed after its last file was written
+        yield place
         return
     try:
         work.mkdir(parents=True, exist_ok=True)
