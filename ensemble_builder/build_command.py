@@ -97,7 +97,7 @@ def run(given: Sequence[str]) -> None:
         "--budget-evals",
         metavar="N",
         type=natural,
-        help="most evaluations for the search of each sequence; two per transition are always spent (default: six per "
+        help="most evaluations for the search of each sequence; two per transition are always spent (default: five per "
         "transition)",
     )
     parser.add_argument(

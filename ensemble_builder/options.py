@@ -18,7 +18,7 @@ class SearchOptions:
         tokens: Tokens of it to measure on, at most (whole windows, at least one).
         seed: Seed of texts that are sampled.
         evaluations: Most evaluations; the sensitivities and the quality of every position are always measured.
-            Six per transition if None.
+            Five per transition if None.
         minutes: Most minutes for the search; what is always measured may take longer. No limit if None. With one, the
             outcome depends on the speed of the machine.
         units: What the transitions of each sequence lower; the first is the default sequence.
