@@ -1,7 +1,5 @@
 """An ensemble of slices that the builder made, run by the engine along each of its sequences."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
