@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the wider model")
     options = parser.parse_args(arguments)
     torch.manual_seed(options.seed)
-    model = transformers.AutoModelForCausalLM.from_pretrained(options.checkpoint, dtype=torch.float32)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(options.checkpoint, dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(options.checkpoint)
     have = model.config.intermediate_size
     if not have < options.intermediate <= 2 * have or options.intermediate % K_BLOCK:
