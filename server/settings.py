@@ -90,6 +90,10 @@ class Settings(BaseSettings):
         description="The most memory that this daemon may use, such as 2G or 512MiB. "
         "Default: what the machine can spare.",
     )
+    sequence: str | None = Field(
+        default=None,
+        description="Which of the ensemble's transition sequences to follow, such as 'block'. Default: its first one.",
+    )
     pin: int | None = Field(
         default=None, ge=0, description="Hold this position of the sequence instead of following the memory (0 = best)."
     )
