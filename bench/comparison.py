@@ -14,25 +14,26 @@ from bench.conditions import when_and_where
 from bench.tables import framed, write_blocks
 
 SUITE = "comparison"
-"""Name of the block in the Markdown file."""
+"""Name of the block in the Markdown file, unless told otherwise."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the block, or print it. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.comparison", description="A comparison as Markdown.")
     parser.add_argument("record", metavar="COMPARE_JSON", type=Path, help="what `flexquant-build compare` wrote")
-    parser.add_argument("--markdown", metavar="FILE", type=Path, help="replace the block `comparison` in this file")
+    parser.add_argument("--markdown", metavar="FILE", type=Path, help="replace the block in this file")
+    parser.add_argument("--block", metavar="NAME", default=SUITE, help=f"the block's name (default: {SUITE})")
     options = parser.parse_args(arguments)
     try:
         found = json.loads(options.record.read_bytes())
     except (OSError, ValueError) as error:
         sys.stderr.write(f"error: {options.record}: cannot be read: {error}\n")
         return 3
-    text = framed(SUITE, {**when_and_where(), **conditions(found)}, tables(found))
+    text = framed(options.block, {**when_and_where(), **conditions(found)}, tables(found))
     if options.markdown is None:
         sys.stdout.write(text)
     else:
-        write_blocks(options.markdown, {SUITE: text})
+        write_blocks(options.markdown, {options.block: text})
     return 0
 
 
@@ -84,6 +85,7 @@ def tables(found: Mapping[str, Any]) -> str:
         ),
         "\n",
         *(f"- {_levels(one)}: {one['findings'][0]}\n" for one in ensembles),
+        *(_pruned(one) for one in ensembles if one["pruned"]),
     ]
     return "".join(parts)
 
@@ -124,6 +126,26 @@ def _sizes(one: Mapping[str, Any]) -> list[str]:
         _work(search),
         "not run" if exhaustive is None else _work(exhaustive),
     ]
+
+
+def _pruned(one: Mapping[str, Any]) -> str:
+    whole, *_ = pruned = one["pruned"]
+    shares = [f"{allowed['share_of_range']:.0%}" for allowed in whole["allowed"]]
+    rows = [
+        [
+            f"{found['dropped_variants']} of {found['variants']}",
+            f"{1 - found['disk_bytes'] / whole['disk_bytes']:.1%}",
+            str(found["positions"] - 1),
+            f"{found['footprint_range_bytes'][0] / 1e6:.3f} to {found['footprint_range_bytes'][1] / 1e6:.3f} MB",
+            *(f"{allowed['kl']:.4g} ({allowed['predicted_kl']:.4g})" for allowed in found["allowed"]),
+        ]
+        for found in pruned
+    ]
+    head = ["variants dropped", "less disk", "transitions", "footprints", *(f"KL at {share}" for share in shares)]
+    return (
+        f"\n{_levels(one)} pruned; KL measured (and predicted) where that share of the whole ensemble's range of "
+        f"footprints is allowed:\n{_table(head, rows)}"
+    )
 
 
 def _work(spent: Mapping[str, Any]) -> str:

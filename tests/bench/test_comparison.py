@@ -22,6 +22,17 @@ def record() -> dict[str, object]:
         "granularity": {"steps": 57, "mean_bytes": 82_000.0, "most_bytes": 1_000_000},
         "search": {"evaluations": 342, "minutes": 8.73},
         "exhaustive": None,
+        "pruned": [
+            {
+                "dropped_variants": dropped,
+                "variants": 114,
+                "disk_bytes": 12_000_000 - 100_000 * dropped,
+                "positions": 58 - dropped,
+                "footprint_range_bytes": [3_000_000, 6_000_000],
+                "allowed": [{"share_of_range": 0.25, "kl": 0.0123, "predicted_kl": 0.0111}],
+            }
+            for dropped in (0, 12)
+        ],
         "findings": ["The search beats greedy by sensitivity."],
     }
     return {"model": "docs-llama", "ensembles": [one]}
@@ -39,7 +50,16 @@ def test_figures_are_those_of_the_record_and_a_run_replaces_its_block(tmp_path: 
     assert "| 8, 2.5 | 0.0462 | 0.988 (0.980 to 0.990) | not run |" in said
     assert "| 8, 2.5 | 1.021 | 31 | 1 of 2 | 9.0x |" in said
     assert "342 evaluations, 8.7 min" in said
+    assert "| 12 of 114 | 10.0% | 45 | 3.000 to 6.000 MB | 0.0123 (0.0111) |" in said
     assert "- 8, 2.5: The search beats greedy by sensitivity." in said
+
+
+def test_blocks_may_have_other_names(tmp_path: Path) -> None:
+    (tmp_path / "compare.json").write_text(json.dumps(record()))
+    page = tmp_path / "page.md"
+    page.write_text("<!-- bench pruning -->\n<!-- /bench pruning -->\n")
+    assert main([str(tmp_path / "compare.json"), "--markdown", str(page), "--block", "pruning"]) == 0
+    assert "### pruning" in page.read_text()
 
 
 def test_a_record_that_cannot_be_read_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
