@@ -26,7 +26,7 @@ from flexquant.engine.swap import Swapper
 log = logging.getLogger(__name__)
 
 Fill = Callable[[Exl2Spec, memoryview], None]
-"""Reads a layer from its files into `size_bytes` bytes of an arena; raises CheckpointError."""
+"""Reads a layer, or a slice of one, from its files into `size_bytes` bytes of an arena; raises CheckpointError."""
 
 
 class ElasticDecoder(Protocol):
@@ -37,7 +37,10 @@ class ElasticDecoder(Protocol):
         ...
 
     def reconstruct(self, module: str) -> tuple[int, npt.NDArray[np.float16]]:
-        """Resident variant of a module, and its weights: fp16 [in_features, padded outputs], packed row order."""
+        """Resident variant of a module, and its weights: fp16 [in_features, padded outputs], packed row order.
+
+        Of a slice, its own columns.
+        """
         ...
 
 
@@ -50,7 +53,7 @@ class Compute(Protocol):
         ...
 
     def size_bytes(self, spec: Exl2Spec) -> int:
-        """Bytes that a layer takes in an arena, a multiple of 64."""
+        """Bytes that a layer, or a slice of one, takes in an arena, a multiple of 64."""
         ...
 
     @property

@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Final, Self
 
 import numpy as np
 
 from flexquant.engine.errors import CheckpointError, EnsembleError, UnsupportedModelError
-from flexquant.engine.exl2.spec import Exl2Spec, read_spec
+from flexquant.engine.exl2.spec import Exl2Spec, check_columns, read_spec
 from flexquant.engine.manifest import MANIFEST_NAME, Manifest, Module, TransitionSequence, read_manifest
 from flexquant.engine.model_config import EMBEDDING, LinearShape, ModelConfig, read_model_config
 from flexquant.engine.tensor_index import TensorIndex
@@ -87,10 +88,19 @@ class Ensemble:
                 f"{path}: embedding_bytes is {manifest.embedding_bytes}, {embedding.file} has {embedding.nbytes}",
                 hint=_BUILD_AGAIN,
             )
-        shapes = _shapes_of_modules(path, manifest, config)
+        shapes = {shape.key: shape for shape in config.linears()}
+        _check_cover(path, manifest, shapes)
+
+        @cache
+        def layer(level: str, key: str) -> Exl2Spec:
+            shape = shapes[key]
+            return read_spec(
+                indexes[level], key, in_features=shape.in_features, out_features=shape.out_features, bias=shape.bias
+            )
+
         specs = {
             module.name: tuple(
-                _read_variant(path, module, number, indexes[variant.level], shapes[module.name])
+                _spec_of(path, module, number, layer(variant.level, module.linear))
                 for number, variant in enumerate(module.variants)
             )
             for module in manifest.modules
@@ -184,39 +194,50 @@ def _check_same_model(first: TensorIndex, config: ModelConfig, other: TensorInde
             )
 
 
-def _shapes_of_modules(path: Path, manifest: Manifest, config: ModelConfig) -> dict[str, LinearShape]:
-    """By module name: the linear layer it is. Every layer of the model is covered by exactly one module."""
-    shapes = {shape.key: shape for shape in config.linears()}
-    found: dict[str, LinearShape] = {}
+def _check_cover(path: Path, manifest: Manifest, shapes: Mapping[str, LinearShape]) -> None:
+    """Every linear layer is one module, or slices that have each of its columns once, in ascending order."""
+    covered = dict.fromkeys(shapes, 0)
     for module in manifest.modules:
         field = f"{path}: modules.{module.name}"
-        if module.columns is not None:
-            raise EnsembleError(f"{field}.columns: column slices are not supported by this version of FlexQuant")
-        shape = shapes.pop(module.linear, None)
-        if shape is None:
+        shape = shapes.get(module.linear)
+        if shape is None or (module.columns is None and covered[module.linear]):
             raise EnsembleError(f"{field}.linear: {module.linear!r} is no linear layer of the model, or is named twice")
-        if (module.in_features, module.out_features) != (shape.in_features, shape.out_features):
+        first, last = columns = module.columns or (0, shape.out_features)
+        try:
+            check_columns(columns, shape.out_features)
+        except ValueError as error:
+            raise EnsembleError(f"{field}.columns: {error}", hint=_BUILD_AGAIN) from error
+        if first != covered[module.linear]:
+            raise EnsembleError(
+                f"{field}.columns: begin at {first}, the modules of {module.linear} before it end at "
+                f"{covered[module.linear]}",
+                hint=_BUILD_AGAIN,
+            )
+        covered[module.linear] = last
+        if (module.in_features, module.out_features) != (shape.in_features, last - first):
             raise EnsembleError(
                 f"{field}: in_features, out_features are {module.in_features}, {module.out_features}; config.json "
-                f"makes them {shape.in_features}, {shape.out_features}"
+                f"makes them {shape.in_features}, {last - first}"
             )
-        found[module.name] = shape
-    if shapes:
-        raise EnsembleError(f"{path}: modules: there is none for {next(iter(shapes))}", hint=_BUILD_AGAIN)
-    return found
+    for key, end in covered.items():
+        if end == 0:
+            raise EnsembleError(f"{path}: modules: there is none for {key}", hint=_BUILD_AGAIN)
+        if end != shapes[key].out_features:
+            raise EnsembleError(
+                f"{path}: modules: the slices of {key} end at column {end} of {shapes[key].out_features}",
+                hint=_BUILD_AGAIN,
+            )
 
 
-def _read_variant(path: Path, module: Module, number: int, index: TensorIndex, shape: LinearShape) -> Exl2Spec:
+def _spec_of(path: Path, module: Module, number: int, layer: Exl2Spec) -> Exl2Spec:
     """The spec of a variant, which must have the tensors and bytes that the manifest promises."""
     variant = module.variants[number]
     field = f"{path}: modules.{module.name}.variants.{number}"
-    spec = read_spec(
-        index, module.linear, in_features=shape.in_features, out_features=shape.out_features, bias=shape.bias
-    )
-    names = {entry.name for entry in spec.entries.values()}
+    names = {entry.name for entry in layer.entries.values()}
     if names != set(variant.tensors):
         differing = ", ".join(sorted(names ^ set(variant.tensors)))
         raise EnsembleError(f"{field}.tensors: differ from the store's in {differing}", hint=_BUILD_AGAIN)
+    spec = layer.sliced(module.columns)
     if spec.payload != variant.bytes:
         raise EnsembleError(f"{field}.bytes is {variant.bytes}, the store has {spec.payload}", hint=_BUILD_AGAIN)
     return spec

@@ -42,9 +42,9 @@ class Variant(Record):
 
     level: str
     tensors: list[str]
-    """Names of the safetensors tensors that make up this variant."""
+    """Names of the layer's safetensors tensors in the level's store."""
     bytes: Bytes
-    """Payload: the sum of the tensors' sizes."""
+    """Payload: the sum of the tensors' sizes, or of those of the slice."""
 
 
 class Module(Record):
@@ -54,9 +54,14 @@ class Module(Record):
     linear: str
     """Key of the linear layer, such as "model.layers.0.self_attn.q_proj" or "lm_head"."""
     columns: tuple[int, int] | None = None
-    """Half-open range of output columns for a slice; None for the whole layer."""
+    """Half-open range of output columns for a slice; None for the whole layer.
+
+    The slices of a layer are listed in the order of their columns, which they cover without gaps. They are cut at
+    multiples of 32. What a slice's variant takes by itself is `Exl2Spec.sliced(columns).payload`.
+    """
     in_features: int
     out_features: int
+    """Of the module: of a slice, as many as it has columns."""
     variants: list[Variant] = Field(min_length=1)
     sensitivity: list[float] | None = None
     """KL added by going from variant i to i + 1 while every other module stays at its best."""
@@ -133,6 +138,23 @@ class Quantization(Record):
     calibration: Text
 
 
+class Pruning(Record):
+    """What left the disk when an ensemble was pruned. A level that lost modules no longer loads by itself."""
+
+    keep: Literal["smallest", "best"]
+    """The end of the footprint's range that was to stay."""
+    dropped: dict[str, list[str]]
+    """By level name: the keys of the linear layers that are not in its store any more."""
+    dropped_bytes: Bytes
+    """Payload of these."""
+    dropped_variants: int
+    """How many these are."""
+    variants: int
+    """How many variants of linear layers there were before."""
+    footprint_range_bytes: tuple[Bytes, Bytes]
+    """Smallest and largest footprint before."""
+
+
 class FileRecord(Record):
     """Size and hash of one file of the ensemble."""
 
@@ -161,6 +183,8 @@ class Manifest(Record):
     evaluation: Evaluation
     search: Search
     quantization: Quantization | None
+    pruning: Pruning | None = None
+    """Absent where nothing was pruned."""
     files: dict[str, FileRecord]
     """Every file of the ensemble but the manifest, by path relative to its folder."""
 
@@ -234,6 +258,14 @@ def read_manifest(folder: Path) -> Manifest:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "manifest"
         raise EnsembleError(f"{path}: {field}: {first['msg']}", hint="Build the ensemble again.") from error
+
+
+def modules_by_linear(manifest: Manifest) -> dict[str, list[Module]]:
+    """By key of every linear layer: its module, or its slices in the order of their columns."""
+    found: dict[str, list[Module]] = {}
+    for module in manifest.modules:
+        found.setdefault(module.linear, []).append(module)
+    return found
 
 
 def assignment(manifest: Manifest, sequence: str, position: int) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.exl2.spec import Exl2Spec
+from flexquant.engine.manifest import modules_by_linear
 from flexquant.engine.memory.arena import Arena
 from flexquant.engine.residency import Residency
 from flexquant.engine.swap import Swapper
@@ -25,8 +26,10 @@ class Places:
             for bundle, block in enumerate(residency.blocks(0))
             for number, place in enumerate(block.placed)
         }
-        self.modules = {module.linear: module.name for module in ensemble.manifest.modules}
-        """Module of every linear layer."""
+        self.modules = {
+            key: [module.name for module in modules] for key, modules in modules_by_linear(ensemble.manifest).items()
+        }
+        """By key of every linear layer: its module, or its slices in the order of their columns."""
 
     @property
     def published(self) -> int:

@@ -6,7 +6,7 @@ is finer where transitions overlap only in part. A bundle passes through its *st
 transitions; a *block* is what its arena holds at one stage.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flexquant.engine.errors import EnsembleError
@@ -125,6 +125,8 @@ class Residency:
                         hint="Build the ensemble again with a lower level that is smaller in every module.",
                     )
             self._stages.append(stages)
+        self._mapped = self._totals(lambda block: block.mapped)
+        self._payload = self._totals(lambda block: block.payload)
         self.spare_bytes = max((self._spare_needed(position) for position in range(self.max_position)), default=0)
 
     def blocks(self, position: int) -> list[Block]:
@@ -153,11 +155,21 @@ class Residency:
 
     def mapped(self, position: int) -> int:
         """Bytes of all arenas at `position`."""
-        return sum(block.mapped for block in self.blocks(position))
+        self._check(position)
+        return self._mapped[position]
 
     def payload(self, position: int) -> int:
         """Bytes of all tensors in the arenas at `position`."""
-        return sum(block.payload for block in self.blocks(position))
+        self._check(position)
+        return self._payload[position]
+
+    def _totals(self, size: Callable[[Block], int]) -> list[int]:
+        """A size of all arenas together at every position; step by step, as there may be thousands of both."""
+        totals = [sum(size(stages[0]) for stages in self._stages)]
+        for passing in self._passing:
+            changes = [(self._stages[bundle][stage], self._stages[bundle][stage + 1]) for bundle, stage in passing]
+            totals.append(totals[-1] + sum(size(new) - size(old) for old, new in changes))
+        return totals
 
     def _spare_needed(self, position: int) -> int:
         return sum(change.new.mapped for change in self.step(position, position + 1).changes)

@@ -4,13 +4,14 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable
+from itertools import groupby
 from pathlib import Path
 
 from flexquant.engine.ensemble import Ensemble, file_sha256
 from flexquant.engine.errors import CheckpointError
 from flexquant.engine.exl2.spec import Exl2Spec
 from flexquant.engine.memory.arena import page_rounded
-from flexquant.engine.residency import Block
+from flexquant.engine.residency import Block, Placed
 from flexquant.engine.tensor_index import TensorEntry
 
 log = logging.getLogger(__name__)
@@ -46,14 +47,18 @@ class StoreReader:
         Raises:
             CheckpointError: A file is missing, damaged or changed; names it.
         """
-        for place in block.placed:
-            spec = self._specs[place.module][place.variant]
-            for file in {entry.file for entry in spec.entries.values()}:
-                self._check_unchanged(file)
-            self._fill(spec, buffer[place.offset : place.offset + place.size.span])
-            if self.drop_page_cache:
-                for entry in spec.entries.values():
-                    _drop_page_cache(entry.file, entry.offset, entry.offset + entry.nbytes)
+        for _, of_layer in groupby(block.placed, lambda place: self._spec(place).key):
+            places = list(of_layer)
+            for place in places:
+                spec = self._spec(place)
+                for file in {entry.file for entry in spec.entries.values()}:
+                    self._check_unchanged(file)
+                self._fill(spec, buffer[place.offset : place.offset + place.size.span])
+            if self.drop_page_cache:  # now and not before: the slices of a layer lie in the same pages
+                entries = [entry for place in places for entry in self._spec(place).entries.values()]
+                for file, spans in _spans(entries).items():
+                    for start, end in spans:
+                        _drop_page_cache(file, start, end)
 
     def drop_files(self) -> None:
         """Drop all weights that lie in arenas from the page cache; any thread. Linux only.
@@ -66,6 +71,9 @@ class StoreReader:
                     _drop_page_cache(file, start, end)
             except OSError as error:
                 log.warning("%s stays in the page cache: %s", file, error.strerror)
+
+    def _spec(self, place: Placed) -> Exl2Spec:
+        return self._specs[place.module][place.variant]
 
     def _check_unchanged(self, file: Path) -> None:
         signature = _signature(file)
@@ -92,7 +100,7 @@ def _spans(entries: Iterable[TensorEntry]) -> dict[Path, list[tuple[int, int]]]:
     """Where the tensors lie in their files; what touches becomes one span."""
     found: dict[Path, list[tuple[int, int]]] = {}
     for entry in sorted(entries, key=lambda entry: (entry.file, entry.offset)):
-        spans, end = found.setdefault(entry.file, []), entry.offset + entry.nbytes
+        spans, end = found.setdefault(entry.file, []), entry.end
         if spans and entry.offset - spans[-1][1] < page_rounded(1):
             spans[-1] = spans[-1][0], max(end, spans[-1][1])
         else:

@@ -9,7 +9,7 @@ import math
 import os
 import reprlib
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, Self, TypeGuard
@@ -42,10 +42,15 @@ _ITEM_BYTES: Final = {
 }
 """The types that we read, as safetensors spells them."""
 
+_LARGEST_GAP: Final = 16 << 10
+"""Bytes between two rows that are read along rather than asked for around them."""
+_ROWS_AT_ONCE: Final = 256
+"""Each takes two of the 1,024 pieces that the system fills in one call."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """Where one tensor lies: `nbytes` bytes at absolute `offset` of `file`; `dtype` as safetensors spells it."""
+    """Where one tensor lies: `nbytes` bytes from absolute `offset` of `file` on; `dtype` as safetensors spells it."""
 
     name: str
     dtype: str
@@ -53,6 +58,28 @@ class TensorEntry:
     file: Path
     offset: int
     nbytes: int
+    stride: int | None = None
+    """Bytes from one row to the next, for some columns of a matrix; None for a tensor that is in one piece."""
+
+    @property
+    def end(self) -> int:
+        """Position in the file behind its last byte."""
+        if self.stride is None:
+            return self.offset + self.nbytes
+        return self.offset + (self.shape[0] - 1) * self.stride + self.nbytes // self.shape[0]
+
+    def columns(self, first: int, last: int) -> "TensorEntry":
+        """Columns [first, last) of a matrix, or elements of a vector, that is in one piece: the rows become shorter."""
+        *rows, width = self.shape
+        row_bytes = self.nbytes // math.prod(rows)
+        item = row_bytes // width
+        return replace(
+            self,
+            shape=(*rows, last - first),
+            offset=self.offset + first * item,
+            nbytes=math.prod(rows) * (last - first) * item,
+            stride=row_bytes if rows and last - first < width else None,
+        )
 
 
 class TensorIndex:
@@ -119,24 +146,58 @@ class TensorIndex:
 def read_into(entry: TensorEntry, buffer: memoryview, start: int = 0) -> None:
     """Fill `buffer` (contiguous) with the tensor's bytes from `start` on.
 
+    Of some columns of a matrix, what lies between their rows stays on disk, unless it is so little that asking for
+    every row would cost more.
+
     Raises:
-        CheckpointError: The file is missing, shorter than its header says, or cannot be read.
+        CheckpointError: The file is shorter than its header said, or cannot be read.
     """
     try:
         descriptor = os.open(entry.file, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise CheckpointError(f"{entry.file}: cannot be read: {error.strerror}") from error
     try:
-        done = 0
-        while done < len(buffer):
-            count = os.preadv(descriptor, [buffer[done:]], entry.offset + start + done)
-            if count == 0:
-                raise CheckpointError(f"{entry.file}: ends within tensor {entry.name}; the file is truncated")
-            done += count
+        if entry.stride is None:
+            _read(descriptor, entry, buffer, entry.offset + start)
+        else:
+            _read_rows(descriptor, entry, buffer, start, entry.stride)
     except OSError as error:
         raise CheckpointError(f"{entry.file}: cannot be read: {error.strerror}") from error
     finally:
         os.close(descriptor)
+
+
+def _read(descriptor: int, entry: TensorEntry, buffer: memoryview, position: int) -> None:
+    """Fill `buffer` from that position of the file on."""
+    done = 0
+    while done < len(buffer):
+        count = os.preadv(descriptor, [buffer[done:]], position + done)
+        if count == 0:
+            raise CheckpointError(f"{entry.file}: ends within tensor {entry.name}; the file is truncated")
+        done += count
+
+
+def _read_rows(descriptor: int, entry: TensorEntry, buffer: memoryview, start: int, stride: int) -> None:
+    """Fill `buffer` with what lies row by row, `stride` bytes apart."""
+    row_bytes = entry.nbytes // entry.shape[0]
+    skipped = memoryview(bytearray(stride - row_bytes))
+    at_once = _ROWS_AT_ONCE if len(skipped) <= _LARGEST_GAP else 1
+    rows: list[tuple[memoryview, int]] = []
+    done = 0
+    while done < len(buffer):
+        row, column = divmod(start + done, row_bytes)
+        piece = buffer[done : done + row_bytes - column]
+        rows.append((piece, entry.offset + row * stride + column))
+        done += len(piece)
+        if len(rows) == at_once or done == len(buffer):
+            first, position = rows[0]
+            pieces = [first]
+            for following, _ in rows[1:]:
+                pieces += [skipped, following]
+            if os.preadv(descriptor, pieces, position) < sum(map(len, pieces)):  # the system's right, if not its habit
+                for piece, position in rows:
+                    _read(descriptor, entry, piece, position)
+            rows.clear()
 
 
 def _read_header(file: Path) -> list[TensorEntry]:

@@ -41,7 +41,7 @@ class TorchWeights:
 
     def linear(self, key: str, x: Tensor) -> Tensor:
         """See `Weights`."""
-        return linear(self._matrix(self._places.modules[key])[1], x)
+        return linear([self._matrix(module)[1] for module in self._places.modules[key]], x)
 
     def reconstruct(self, module: str) -> tuple[int, Tensor]:
         """Variant of a module as it is now, and its weights: fp16 [in_features, padded outputs] in packed row order."""

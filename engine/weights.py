@@ -1,6 +1,6 @@
 """What the decoder needs of a model's weights, and the plain forms: one whole store, kept in float32."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import torch
@@ -78,6 +78,11 @@ class DenseWeights:
         """See `Weights`."""
         return F.linear(x, self.weight(key), self.bias(key))
 
+    def columns(self, key: str, x: Tensor, first: int, last: int) -> Tensor:
+        """Compute outputs `first` to `last` of a linear layer: f32 [rows, in_features] -> f32 [rows, last - first]."""
+        bias = self.bias(key)
+        return F.linear(x, self.weight(key)[first:last], None if bias is None else bias[first:last])
+
     def weight(self, key: str) -> Tensor:
         """Return a linear layer's matrix: f32 [out_features, in_features]."""
         return self._tensor(self._weight_name(key))
@@ -111,18 +116,22 @@ class Exl2Weights(DenseWeights):
     Args:
         index: The store's tensors.
         config: Its configuration.
+        absent: Keys of linear layers that the store does not have; they cannot be used.
 
     Raises:
         CheckpointError: A tensor is missing, has another shape or type than the configuration says, or breaks a rule
             of the format.
     """
 
-    def __init__(self, index: TensorIndex, config: ModelConfig) -> None:
+    def __init__(self, index: TensorIndex, config: ModelConfig, absent: Collection[str] = ()) -> None:
         self._specs: dict[str, Exl2Spec] = {}
+        self._absent = absent
         super().__init__(index, config)
 
     def weight(self, key: str) -> Tensor:
         """Return a linear layer's matrix: f32 [out_features, in_features], inputs in the model's order."""
+        if key in self._absent:
+            raise KeyError(key)
         if key not in self._specs:
             return super().weight(key)
         kept = self._kept.get(key)
@@ -131,6 +140,8 @@ class Exl2Weights(DenseWeights):
         return kept
 
     def _check_linear(self, shape: LinearShape) -> None:
+        if shape.key in self._absent:
+            return
         if not is_quantized(self._index, shape.key):
             super()._check_linear(shape)
             return

@@ -3,13 +3,15 @@
 import argparse
 from typing import Final
 
+from flexquant.engine.sizes import parse_size
+
 EXIT_CODES: Final = """\
 exit codes:
   0  done
   1  something failed while it ran, such as a full disk
   2  a flag, or a combination of flags, that cannot work
   3  a file or folder is missing, damaged or of the wrong kind
-  130  interrupted; the same command continues the build
+  130  interrupted; the same command continues a build
 """
 
 
@@ -47,4 +49,26 @@ def minutes(text: str) -> float:
         found = -1.0
     if not 0 <= found < 1e9:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes")
+    return found
+
+
+def size(text: str) -> int:
+    """Parse a number of bytes, 1 or more; see `parse_size`."""
+    try:
+        found = parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if found == 0:
+        raise argparse.ArgumentTypeError("must be 1 byte or more")
+    return found
+
+
+def share_of_one(text: str) -> float:
+    """Parse a share, more than 0 and less than 1."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; write one such as 0.4")
     return found

@@ -34,6 +34,13 @@ class BoundedWeights:
 
     def linear(self, key: str, x: Tensor) -> Tensor:
         """Apply a linear layer: f32 [rows, in_features] -> f32 [rows, out_features]."""
+        return self._bounded().linear(key, x)
+
+    def columns(self, key: str, x: Tensor, first: int, last: int) -> Tensor:
+        """Compute outputs `first` to `last` of a linear layer: f32 [rows, in_features] -> f32 [rows, last - first]."""
+        return self._bounded().columns(key, x, first, last)
+
+    def _bounded(self) -> DenseWeights:
         if self._weights.kept_bytes > self._most_bytes:
             self._weights = self._open()
-        return self._weights.linear(key, x)
+        return self._weights

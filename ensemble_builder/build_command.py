@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Final
 
 from flexquant.engine.errors import UsageError
-from flexquant.ensemble_builder.arguments import minutes, natural, new_parser, positive
+from flexquant.ensemble_builder.arguments import minutes, natural, new_parser, positive, size
 from flexquant.ensemble_builder.build import build
 from flexquant.ensemble_builder.imported_levels import build_from_levels
 from flexquant.ensemble_builder.levels import level_name, parse_levels
 from flexquant.ensemble_builder.options import PRESETS, QuantizeOptions, SearchOptions
 from flexquant.ensemble_builder.progress import Progress
+from flexquant.ensemble_builder.units import parse_kinds
 
 EXAMPLES: Final = """\
 examples:
@@ -20,10 +21,15 @@ examples:
   flexquant-build --from-checkpoints my-llama-6.0bpw,my-llama-3.0bpw --out my-ensemble --checkpoint models/my-llama
   flexquant-build eval my-ensemble --text c.txt --checkpoint models/my-llama
   flexquant-build report my-ensemble --text c.txt --checkpoint models/my-llama
+  flexquant-build models/my-llama --levels 8,4 --max-step 8M --unit projection,block --workers 4
+  flexquant-build granularity models/my-llama --levels 8,4 --max-step 8M
+  flexquant-build compare models/my-llama --levels 8,2 --levels 4,2 --text c.txt --out my-comparison
+  flexquant-build prune my-ensemble --limit 5G --out my-ensemble-5G --checkpoint models/my-llama
   flexquant-build sample-text models/my-llama --tokens 20000 --seed 1 --out a.txt
 
 A build that was stopped is continued by the same command. Without --calibration and --search-text the texts are
-sampled from the model itself. `eval`, `report` and `sample-text` have a --help of their own.
+sampled from the model itself. `eval`, `report`, `compare`, `granularity`, `prune` and `sample-text` have a --help of
+their own.
 """
 
 
@@ -39,6 +45,9 @@ def run(given: Sequence[str]) -> None:
         "       flexquant-build --from-checkpoints A,B --out DIR [options]\n"
         "       flexquant-build eval ENSEMBLE --text FILE [options]\n"
         "       flexquant-build report ENSEMBLE --text FILE [options]\n"
+        "       flexquant-build compare CHECKPOINT --levels 8,2 --text FILE --out DIR [options]\n"
+        "       flexquant-build prune ENSEMBLE --limit BYTES --out DIR [options]\n"
+        "       flexquant-build granularity MODEL --levels 8,4 [options]\n"
         "       flexquant-build sample-text MODEL --tokens N --seed S --out FILE"
     )
     parser.add_argument("model", metavar="MODEL", nargs="?", type=Path, help="folder of a Hugging Face checkpoint")
@@ -63,16 +72,39 @@ def run(given: Sequence[str]) -> None:
     parser.add_argument("--group-size", metavar="N", type=positive, default=32, help="weights per scale (default: 32)")
     parser.add_argument("--seed", metavar="N", type=natural, default=0, help="of texts that are sampled (default: 0)")
     parser.add_argument(
+        "--unit",
+        metavar="LIST",
+        action="append",
+        default=[],
+        help="what a step lowers: projection, block (attention or MLP) or layer; each that is named gets a sequence, "
+        "the first is the default one (default: projection)",
+    )
+    parser.add_argument(
+        "--max-step",
+        metavar="BYTES",
+        type=size,
+        help="most memory that a projection gives back in one step, such as 8M; larger ones are cut into column slices "
+        "(default: not cut)",
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=positive,
+        default=1,
+        help="processes that measure; the result is the same (default: 1)",
+    )
+    parser.add_argument(
         "--budget-evals",
         metavar="N",
         type=natural,
-        help="most evaluations for the search; two per transition are always spent (default: six per transition)",
+        help="most evaluations for the search of each sequence; two per transition are always spent (default: five per "
+        "transition)",
     )
     parser.add_argument(
         "--budget-minutes",
         metavar="M",
         type=minutes,
-        help="most minutes for the search; the result then depends on the machine's speed",
+        help="most minutes for the search of each sequence; the result then depends on the machine's speed",
     )
     args = parser.parse_args(given)
     preset = PRESETS[args.preset]
@@ -82,6 +114,9 @@ def run(given: Sequence[str]) -> None:
         seed=args.seed,
         evaluations=preset.evaluations if args.budget_evals is None else args.budget_evals,
         minutes=args.budget_minutes,
+        units=parse_kinds(args.unit),
+        max_step=args.max_step,
+        workers=args.workers,
     )
     if args.from_checkpoints is not None:
         _refuse(args, "--from-checkpoints", ["model", "levels", "calibration", "calibration_tokens"])

@@ -2,9 +2,13 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 from flexquant.engine.errors import FlexQuantError
 from flexquant.engine.thread_waiting import sleep_while_waiting
+
+_FROM_THE_START: Final = ("eval", "granularity", "report", "sample-text")
+"""Commands that keep nothing of a run that was interrupted."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(f"error: {error}")
         return FlexQuantError.exit_code
     except KeyboardInterrupt:
-        _complain("interrupted; the same command continues the build")
+        again = "" if given[:1] and given[0] in _FROM_THE_START else "; the same command continues the build"
+        _complain(f"interrupted{again}")
         return 130
     return 0
 
@@ -34,10 +39,22 @@ def _run(given: Sequence[str]) -> None:
             from flexquant.ensemble_builder import eval_command
 
             eval_command.run(rest)
+        case ["prune", *rest]:
+            from flexquant.ensemble_builder import prune_command
+
+            prune_command.run(rest)
         case ["report", *rest]:
             from flexquant.ensemble_builder.report import command
 
             command.run(rest)
+        case ["compare", *rest]:
+            from flexquant.ensemble_builder.compare import command as compare_command
+
+            compare_command.run(rest)
+        case ["granularity", *rest]:
+            from flexquant.ensemble_builder.report import granularity_command
+
+            granularity_command.run(rest)
         case ["sample-text", *rest]:
             from flexquant.ensemble_builder import sample_command
 

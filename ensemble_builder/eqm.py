@@ -1,16 +1,25 @@
 """Elastic quantization models: hybrids of the stores, and how many of them are measured without running each whole."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, Protocol
 
+import torch
 from torch import Tensor
 
 from flexquant.engine.decoder import Decoder
 from flexquant.engine.manifest import Module, Quality
 from flexquant.engine.model_config import ModelConfig
 from flexquant.engine.weights import Weights
-from flexquant.ensemble_builder.evaluation import Reference, Windows, embed, measure, run_layer
+from flexquant.ensemble_builder.evaluation import (
+    Reference,
+    Windows,
+    embed,
+    measure_windows,
+    quality_of,
+    run_layer,
+)
 from flexquant.ensemble_builder.sequence import Assignment
+from flexquant.ensemble_builder.window_quality import WindowQuality
 
 CACHE_BYTES: Final = 2 << 30
 """Most memory for hidden states that are kept for reuse."""
@@ -49,10 +58,52 @@ class HybridWeights:
         return self._stores[self._level_of[key]].linear(key, x)
 
 
-def hybrid(config: ModelConfig, modules: Sequence[Module], stores: Mapping[str, Weights], state: Assignment) -> Decoder:
+class ColumnWeights(Weights, Protocol):
+    """Weights that can compute some of a layer's outputs."""
+
+    def columns(self, key: str, x: Tensor, first: int, last: int) -> Tensor:
+        """Compute outputs `first` to `last` of a linear layer: f32 [rows, in] -> f32 [rows, last - first]."""
+        ...
+
+
+Part = tuple[str, int, int]
+"""Level, first and last column of neighbouring columns of a layer that are of one level."""
+
+
+class SlicedWeights(HybridWeights):
+    """Weights of an EQM in which the columns of a linear layer may come from several stores.
+
+    Args:
+        stores: Weights of each level, by level name.
+        parts: For every linear key, ascending.
+    """
+
+    def __init__(self, stores: Mapping[str, ColumnWeights], parts: Mapping[str, Sequence[Part]]) -> None:
+        super().__init__(stores, {key: of_layer[0][0] for key, of_layer in parts.items()})
+        self._by_columns = stores
+        self._cut = {key: of_layer for key, of_layer in parts.items() if len(of_layer) > 1}
+
+    def linear(self, key: str, x: Tensor) -> Tensor:
+        """Apply a linear layer: f32 [rows, in] -> f32 [rows, out]."""
+        if key not in self._cut:
+            return super().linear(key, x)
+        parts = [self._by_columns[level].columns(key, x, first, last) for level, first, last in self._cut[key]]
+        return torch.cat(parts, dim=1)
+
+
+def hybrid(
+    config: ModelConfig, modules: Sequence[Module], stores: Mapping[str, ColumnWeights], state: Assignment
+) -> Decoder:
     """Return the EQM in which every module has the variant that `state` gives it."""
-    level_of = {module.linear: module.variants[variant].level for module, variant in zip(modules, state, strict=True)}
-    return Decoder(config, HybridWeights(stores, level_of))
+    parts: dict[str, list[Part]] = {}
+    for module, variant in zip(modules, state, strict=True):
+        level = module.variants[variant].level
+        first, last = module.columns or (0, module.out_features)
+        of_layer = parts.setdefault(module.linear, [])
+        if of_layer and of_layer[-1][0] == level:
+            first = of_layer.pop()[1]
+        of_layer.append((level, first, last))
+    return Decoder(config, SlicedWeights(stores, parts))
 
 
 class EqmEvaluation:
@@ -74,7 +125,7 @@ class EqmEvaluation:
         self,
         config: ModelConfig,
         modules: Sequence[Module],
-        stores: Mapping[str, Weights],
+        stores: Mapping[str, ColumnWeights],
         windows: Windows,
         reference: Reference,
         *,
@@ -97,9 +148,13 @@ class EqmEvaluation:
         measured = []
         for candidate in candidates:
             self._run(stem)
-            decoder, run = self._run(candidate)
-            measured.append(measure(decoder, run[self._config.layers], self._windows, self._reference))
+            measured.append(quality_of(self.by_window(candidate)))
         return measured
+
+    def by_window(self, state: Assignment) -> WindowQuality:
+        """Measure an assignment, with the figures of every window."""
+        decoder, run = self._run(state)
+        return measure_windows(decoder, run[self._config.layers], self._windows, self._reference)
 
     def _run(self, state: Assignment) -> tuple[Decoder, Run]:
         """Return the EQM and its hidden states, which become the latest of the kept runs."""

@@ -13,12 +13,12 @@ from flexquant.engine.errors import UsageError
 from flexquant.engine.manifest import assignment
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.ensemble_builder.arguments import new_parser, positive
-from flexquant.ensemble_builder.completion import unquantized
 from flexquant.ensemble_builder.eqm import hybrid
 from flexquant.ensemble_builder.evaluation import Reference, Windows, final_hidden, measure, read_text
+from flexquant.ensemble_builder.evaluation_setup import unquantized
 from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.same_model import check_same_model
-from flexquant.ensemble_builder.stores import open_store
+from flexquant.ensemble_builder.stores import stores_of
 
 EXAMPLES: Final = """\
 examples:
@@ -134,9 +134,7 @@ def evaluate(
     )
     if checkpoint is not None:
         check_same_model([ensemble.common.folder, checkpoint])
-    stores = {
-        level.name: open_store(folder / level.store, level.name, level.bits).weights() for level in manifest.levels
-    }
+    stores = {store.level: store.weights() for store in stores_of(folder, manifest)}
 
     def position_decoder(position: int) -> Decoder:
         state = assignment(manifest, manifest.default_sequence, position)

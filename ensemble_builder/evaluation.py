@@ -4,13 +4,14 @@ Non-overlapping windows of 1,024 tokens (fewer if the model's context is shorter
 one, the remainder dropped; hidden states and logits in float32. Every token but the first of a window is predicted.
 KL is that of the measured model's prediction from the reference's, in nats per predicted token.
 
-Of the reference its final hidden states are kept rather than its logits: they are vocabulary/hidden times smaller.
+Of the reference its final hidden states are kept: they are vocabulary/hidden times smaller than its logits, which are
+kept too where they are few.
 """
 
 import hashlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
@@ -23,12 +24,15 @@ from flexquant.engine.errors import InputError
 from flexquant.engine.manifest import Quality, Text
 from flexquant.engine.model_config import ModelConfig
 from flexquant.engine.tokenizer import Tokenizer
+from flexquant.ensemble_builder.window_quality import WindowQuality
 
 WINDOW_TOKENS: Final = 1024
 LAYER_ROWS: Final = 2048
 """Rows that go through a layer at once (whole windows, at least one)."""
 LOGIT_BYTES: Final = 8 << 20
 """Size of a tile of logits; larger ones are slower, because each is new memory."""
+KEPT_BYTES: Final = 512 << 20
+"""Most memory for the reference's log-probabilities; beyond it they are computed anew for every measured model."""
 DIGITS: Final = 6
 """Significant digits of figures that are written down."""
 
@@ -75,6 +79,11 @@ class Windows:
         rows = [first + tokens[at * room : (at + 1) * room] for at in range(count)]
         sha256 = hashlib.sha256(text.encode()).hexdigest()
         return cls(torch.tensor(rows), Text(name=name, sha256=sha256, tokens=count * window))
+
+    def first(self, count: int) -> Self:
+        """Return the first windows alone."""
+        tokens = self.tokens[:count]
+        return type(self)(tokens, self.text.model_copy(update={"tokens": tokens.numel()}))
 
 
 def read_text(path: Path) -> str:
@@ -140,6 +149,17 @@ class Reference:
 
     decoder: Decoder
     hidden: Tensor
+    _kept: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    """Log-probabilities by first row, where all of them take at most `KEPT_BYTES`."""
+
+    def log_probabilities(self, rows: slice) -> Tensor:
+        """Return its predictions `rows`: f32 [rows, vocabulary]; rows of one start always have one end."""
+        if rows.start in self._kept:
+            return self._kept[rows.start]
+        found = _log_probabilities(self.decoder, self.hidden, rows)
+        if self.hidden.shape[:2].numel() * found.shape[1] * 4 <= KEPT_BYTES:
+            self._kept[rows.start] = found
+        return found
 
     @classmethod
     def of(cls, decoder: Decoder, windows: Windows) -> Self:
@@ -147,7 +167,6 @@ class Reference:
         return cls(decoder, final_hidden(decoder, windows))
 
 
-@torch.inference_mode()
 def measure(decoder: Decoder, hidden: Tensor, windows: Windows, reference: Reference | None) -> Quality:
     """Return perplexity and mean KL of a model, to `DIGITS` significant digits.
 
@@ -160,19 +179,34 @@ def measure(decoder: Decoder, hidden: Tensor, windows: Windows, reference: Refer
     Raises:
         InputError: The model's logits are not finite.
     """
-    surprise = divergence = 0.0
+    return quality_of(measure_windows(decoder, hidden, windows, reference))
+
+
+def quality_of(measured: WindowQuality) -> Quality:
+    """Return perplexity and mean KL of all windows, to `DIGITS` significant digits."""
+    return Quality(perplexity=rounded(measured.perplexity), kl=rounded(measured.mean_kl))
+
+
+@torch.inference_mode()
+def measure_windows(decoder: Decoder, hidden: Tensor, windows: Windows, reference: Reference | None) -> WindowQuality:
+    """Return the figures of every window; see `measure`."""
+    surprise, divergence, right = torch.zeros(3, windows.tokens[:, 1:].numel(), dtype=torch.float64)
     for rows in _tiles(windows, decoder.config.vocab_size):
         logs = _log_probabilities(decoder, hidden, rows)
         targets = windows.tokens[:, 1:].reshape(-1)[rows]
-        surprise -= logs.gather(1, targets[:, None]).double().sum().item()
+        surprise[rows] = -logs.gather(1, targets[:, None])[:, 0].double()
+        right[rows] = (logs.argmax(dim=1) == targets).double()
         if reference is not None:
-            against = _log_probabilities(reference.decoder, reference.hidden, rows)
-            divergence += ((against - logs) * against.exp()).sum(dim=1).double().sum().item()
-    predicted = windows.tokens[:, 1:].numel()
-    quality = Quality(perplexity=rounded(math.exp(surprise / predicted)), kl=rounded(divergence / predicted))
-    if not (math.isfinite(quality.perplexity) and math.isfinite(quality.kl)):
+            against = reference.log_probabilities(rows)
+            divergence[rows] = ((against - logs) * against.exp()).sum(dim=1).double()
+
+    def by_window(figures: Tensor) -> tuple[float, ...]:
+        return tuple(figures.view(len(windows.tokens), -1).mean(dim=1).tolist())
+
+    found = WindowQuality(by_window(surprise), by_window(divergence), by_window(right))
+    if not all(map(math.isfinite, (*found.surprise, *found.kl))):
         raise InputError("the model's logits are not finite", hint="The checkpoint may be damaged.")
-    return quality
+    return found
 
 
 def rounded(figure: float) -> float:

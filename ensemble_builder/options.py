@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from flexquant.ensemble_builder.file_hashes import file_record
+from flexquant.ensemble_builder.units import Kind
 from flexquant.ensemble_builder.workplace import Settings
 
 
@@ -17,9 +18,13 @@ class SearchOptions:
         tokens: Tokens of it to measure on, at most (whole windows, at least one).
         seed: Seed of texts that are sampled.
         evaluations: Most evaluations; the sensitivities and the quality of every position are always measured.
-            Six per transition if None.
+            Five per transition if None.
         minutes: Most minutes for the search; what is always measured may take longer. No limit if None. With one, the
             outcome depends on the speed of the machine.
+        units: What the transitions of each sequence lower; the first is the default sequence.
+        max_step: Most bytes that a module gives back in one step; larger ones are cut into column slices. No limit if
+            None.
+        workers: Processes that measure; the outcome does not depend on them.
     """
 
     text: Path | None
@@ -27,6 +32,9 @@ class SearchOptions:
     seed: int
     evaluations: int | None
     minutes: float | None
+    units: tuple[Kind, ...] = ("projection",)
+    max_step: int | None = None
+    workers: int = 1
 
     def settings(self) -> Settings:
         """Return what the outcome depends on."""
@@ -36,6 +44,8 @@ class SearchOptions:
             "seed": self.seed,
             "evaluations": self.evaluations,
             "minutes": self.minutes,
+            "units": list(self.units),
+            "largest step": self.max_step,
         }
 
 

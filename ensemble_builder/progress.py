@@ -37,6 +37,11 @@ class Stage:
             self._drawn = now
             self._progress.draw(self)
 
+    def skip(self, count: int) -> None:
+        """Tell that `count` parts need no doing, such as those of an earlier run; the estimate leaves them out."""
+        self._start += count
+        self.done = min(self.total, self.done + count)
+
     @property
     def elapsed(self) -> float:
         """Seconds since the stage began."""

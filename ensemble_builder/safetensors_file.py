@@ -17,7 +17,13 @@ from flexquant.ensemble_builder.atomic_file import replacing
 HEADER_MULTIPLE: Final = 8
 """Bytes; headers are padded with spaces, so that the tensors behind are aligned."""
 
-_NAMES: Final = {torch.float32: "F32", torch.float16: "F16", torch.int32: "I32", torch.int16: "I16"}
+_NAMES: Final = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int32: "I32",
+    torch.int16: "I16",
+}
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor | TensorEntry]) -> None:

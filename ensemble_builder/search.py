@@ -11,7 +11,7 @@
    where they meet, and is never worse than greedy-by-sensitivity.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -43,8 +43,16 @@ MOST_DOUBTFUL: Final = 3
 class Evaluate(Protocol):
     """Measures the loss of assignments."""
 
-    def __call__(self, stem: Assignment, candidates: Sequence[Assignment], /) -> Sequence[float]:
-        """Return the loss of each candidate; all of them differ from `stem` in few units."""
+    def __call__(
+        self, stem: Assignment, candidates: Sequence[Assignment], likely: Iterator[Assignment], /
+    ) -> Sequence[float]:
+        """Return the loss of each candidate.
+
+        Args:
+            stem: An assignment that was measured before, or is the first candidate.
+            candidates: What to measure; they differ little from `stem` or from each other.
+            likely: What will be asked for next, should all come as expected: for those who can measure it meanwhile.
+        """
         ...
 
 
@@ -153,12 +161,11 @@ class _Walk:
 
     def follow(self, order: Order) -> None:
         """Measure every assignment along `order`."""
-        state = self._top
-        for unit in order:
-            below = lowered(state, unit)
-            if below not in self.losses:
-                self._branch(state, unit)
-            state = below
+        steps = list(zip(states_along(self._units, order), order, strict=False))
+        unknown = [step for step in steps if lowered(*step) not in self.losses]
+        self._measure(self._top, [lowered(*step) for step in unknown])
+        for step in unknown:
+            self._observe(*step)
 
     def descend(self, confidence: float, go_on: Callable[[int], bool]) -> bool:
         """Walk one stem from the best to the smallest assignment; False if `go_on` ended it early."""
@@ -170,10 +177,19 @@ class _Walk:
             if below in self.losses:
                 state = below
             elif go_on(len(self.losses)):
-                self._branch(state, unit)
+                self._measure(state, [below], self._unknown_after(below, confidence))
+                self._observe(state, unit)
             else:
                 return False
         return True
+
+    def _unknown_after(self, state: Assignment, confidence: float) -> Iterator[Assignment]:
+        """Yield what the stem will want to be measured below `state`, should everything come as it is expected."""
+        end = smallest(self._units)
+        while state != end:
+            state = lowered(state, self._most_promising(state, confidence))
+            if state not in self.losses:
+                yield state
 
     def _most_promising(self, state: Assignment, confidence: float) -> int:
         depth = self._depth(state)
@@ -183,19 +199,20 @@ class _Walk:
             expected = [self._beliefs.expect(index, later, depth) for later in range(step, unit.steps)]
             costs = [mean - confidence * spread for mean, spread in expected]
             below = lowered(state, index)
-            if below in self.losses:
+            if below in self.losses and state in self.losses:
                 costs[0] = self.losses[below] - self.losses[state]
             return cost_per_byte(costs, unit.sizes[step:])
 
         return min((index for index, unit in enumerate(self._units) if state[index] < unit.steps), key=promise)
 
-    def _branch(self, state: Assignment, unit: int) -> None:
-        below = lowered(state, unit)
-        self._measure(state, [below])
-        self._beliefs.observe(unit, state[unit], self._depth(state), self.losses[below] - self.losses[state])
+    def _observe(self, state: Assignment, unit: int) -> None:
+        cost = self.losses[lowered(state, unit)] - self.losses[state]
+        self._beliefs.observe(unit, state[unit], self._depth(state), cost)
 
-    def _measure(self, stem: Assignment, candidates: Sequence[Assignment]) -> None:
-        self.losses.update(zip(candidates, self._evaluate(stem, candidates), strict=True))
+    def _measure(
+        self, stem: Assignment, candidates: Sequence[Assignment], likely: Iterator[Assignment] = iter(())
+    ) -> None:
+        self.losses.update(zip(candidates, self._evaluate(stem, candidates, likely), strict=True))
 
     def _depth(self, state: Assignment) -> float:
         up, low = self._bytes

@@ -1,5 +1,6 @@
 """Module sensitivities: what each transition costs by itself, and the order that follows if costs simply add up."""
 
+import heapq
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 
@@ -55,17 +56,18 @@ def greedy_order(units: Sequence[Unit], sensitivity: Sensitivity) -> Order:
     """
     state = list(best(units))
     order: list[int] = []
-    waiting = {index for index, unit in enumerate(units) if unit.steps}
-    while waiting:
-        unit = min(
-            waiting,
-            key=lambda index: (
-                cost_per_byte(sensitivity[index][state[index] :], units[index].sizes[state[index] :]),
-                index,
-            ),
-        )
+
+    def waiting(index: int) -> tuple[float, int]:
+        return cost_per_byte(sensitivity[index][state[index] :], units[index].sizes[state[index] :]), index
+
+    heap = [waiting(index) for index, unit in enumerate(units) if unit.steps]
+    heapq.heapify(heap)
+    while heap:
+        unit = heap[0][1]
         order.append(unit)
         state[unit] += 1
-        if state[unit] == units[unit].steps:
-            waiting.remove(unit)
+        if state[unit] < units[unit].steps:
+            heapq.heapreplace(heap, waiting(unit))
+        else:
+            heapq.heappop(heap)
     return tuple(order)

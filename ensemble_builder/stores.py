@@ -1,16 +1,16 @@
 """The stores of an ensemble while it is being built, and the modules that they make together."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flexquant.engine.exl2.spec import Exl2Spec, read_spec
-from flexquant.engine.manifest import Level, Module, Variant
-from flexquant.engine.model_config import EMBEDDING, ModelConfig, read_model_config
+from flexquant.engine.manifest import Level, Manifest, Module, Variant
+from flexquant.engine.model_config import EMBEDDING, LinearShape, ModelConfig, read_model_config
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.weights import Exl2Weights
-from flexquant.ensemble_builder.bounded_weights import BoundedWeights
-from flexquant.ensemble_builder.sequence import Unit
+from flexquant.ensemble_builder.bounded_weights import KEPT_BYTES, BoundedWeights
+from flexquant.ensemble_builder.slices import Columns, slices_of
 
 LEVELS_FOLDER = "levels"
 
@@ -24,7 +24,7 @@ class Store:
         bits: Average width of the decoder's weight codes, as asked for.
         index: Its tensors.
         config: Its config.json.
-        specs: How each linear layer is stored, by key.
+        specs: How each linear layer that it has is stored, by key.
     """
 
     level: str
@@ -33,9 +33,10 @@ class Store:
     config: ModelConfig
     specs: dict[str, Exl2Spec]
 
-    def weights(self) -> BoundedWeights:
-        """Return the weights for running the whole store or parts of it."""
-        return BoundedWeights(lambda: Exl2Weights(self.index, self.config))
+    def weights(self, kept_bytes: int = KEPT_BYTES) -> BoundedWeights:
+        """Return the weights for running the whole store or parts of it; see `BoundedWeights`."""
+        absent = {shape.key for shape in self.config.linears()} - self.specs.keys()
+        return BoundedWeights(lambda: Exl2Weights(self.index, self.config, absent), kept_bytes)
 
     @property
     def module_bytes(self) -> int:
@@ -43,8 +44,14 @@ class Store:
         return sum(spec.payload for spec in self.specs.values())
 
 
-def open_store(folder: Path, level: str, bits: float) -> Store:
+def open_store(folder: Path, level: str, bits: float, absent: Collection[str] = ()) -> Store:
     """Open an EXL2 checkpoint and check all of its linear layers.
+
+    Args:
+        folder: Holds it.
+        level: See `Store`.
+        bits: See `Store`.
+        absent: Keys of linear layers that were pruned from it.
 
     Raises:
         CheckpointError: A file or tensor is missing or damaged.
@@ -57,52 +64,73 @@ def open_store(folder: Path, level: str, bits: float) -> Store:
             index, shape.key, in_features=shape.in_features, out_features=shape.out_features, bias=shape.bias
         )
         for shape in config.linears()
+        if shape.key not in absent
     }
     return Store(level, bits, index, config, specs)
 
 
+def stores_of(folder: Path, manifest: Manifest) -> list[Store]:
+    """Open all stores of an ensemble, from best to smallest.
+
+    Raises:
+        CheckpointError: See `open_store`.
+    """
+    return [
+        open_store(folder / level.store, level.name, level.bits, absent_from(level.name, manifest.modules))
+        for level in manifest.levels
+    ]
+
+
+def absent_from(level: str, modules: Sequence[Module]) -> set[str]:
+    """Return the keys of linear layers that no module has at a level: they are not needed there, or were pruned."""
+    needed = {module.linear for module in modules for variant in module.variants if variant.level == level}
+    return {module.linear for module in modules} - needed
+
+
 def level_of(store: Store) -> Level:
     """Return the manifest's record of a store."""
-    weights = sum(shape.in_features * shape.out_features for shape in store.config.linears())
+    shapes = [shape for shape in store.config.linears() if shape.key in store.specs]
+    weights = sum(shape.in_features * shape.out_features for shape in shapes)
     return Level(
         name=store.level,
         bits=store.bits,
-        bits_per_weight=round(8 * store.module_bytes / weights, 4),
+        bits_per_weight=round(8 * store.module_bytes / weights, 4) if weights else 0.0,
         store=f"{LEVELS_FOLDER}/{store.level}",
     )
 
 
-def modules_of(stores: Sequence[Store]) -> list[Module]:
-    """Return the modules of an ensemble: one per linear layer, in forward order.
+def modules_of(stores: Sequence[Store], max_step: int | None = None) -> list[Module]:
+    """Return the modules of an ensemble in forward order: one per linear layer, or per slice of one.
 
     A variant that is no smaller than the one before it is left out: going there would give nothing back.
 
     Args:
         stores: From best to smallest.
+        max_step: Most bytes that a module gives back in one step, see `slices_of`; no limit if None.
     """
-    modules = []
-    for shape in stores[0].config.linears():
-        variants: list[Variant] = []
-        for store in stores:
-            spec = store.specs[shape.key]
-            if not variants or spec.payload < variants[-1].bytes:
-                names = [entry.name for entry in spec.entries.values()]
-                variants.append(Variant(level=store.level, tensors=names, bytes=spec.payload))
-        modules.append(
-            Module(
-                name=shape.key,
-                linear=shape.key,
-                in_features=shape.in_features,
-                out_features=shape.out_features,
-                variants=variants,
-            )
-        )
-    return modules
+    return [
+        _module(stores, shape, columns)
+        for shape in stores[0].config.linears()
+        for columns in slices_of([store.specs[shape.key] for store in stores], max_step)
+    ]
 
 
-def units_of(modules: Sequence[Module]) -> list[Unit]:
-    """Return the units of a search by projections: one per module, in the same order."""
-    return [Unit(module.name, tuple(variant.bytes for variant in module.variants)) for module in modules]
+def _module(stores: Sequence[Store], shape: LinearShape, columns: Columns | None) -> Module:
+    variants: list[Variant] = []
+    for store in stores:
+        spec = store.specs[shape.key].sliced(columns)
+        if not variants or spec.payload < variants[-1].bytes:
+            names = [entry.name for entry in spec.entries.values()]
+            variants.append(Variant(level=store.level, tensors=names, bytes=spec.payload))
+    first, last = (0, shape.out_features) if columns is None else columns
+    return Module(
+        name=shape.key if columns is None else f"{shape.key}[{first}:{last}]",
+        linear=shape.key,
+        columns=columns,
+        in_features=shape.in_features,
+        out_features=last - first,
+        variants=variants,
+    )
 
 
 def norm_bytes(store: Store) -> int:

@@ -20,6 +20,8 @@ from flexquant.ensemble_builder.atomic_file import cannot_write, write_atomicall
 
 WORK_NAME: Final = ".work"
 REPORT_NAME: Final = "report.json"
+SEARCHED_NAME: Final = "search.jsonl"
+"""The journal of the finished search: every assignment that was measured, in that order."""
 
 Settings = Mapping[str, object]
 """What a build's outcome depends on, by the names that a person knows; JSON values."""
@@ -59,7 +61,9 @@ def workplace(out: Path, settings: Settings) -> Iterator[Workplace]:
     work = out / WORK_NAME
     settings = json.loads(json.dumps(settings))
     if _is_finished(out, settings):
-        yield Workplace(out, finished=True)
+        place = Workplace(out, finished=True)
+        place.clear()  # of a build that was killed after its last file was written
+        yield place
         return
     try:
         work.mkdir(parents=True, exist_ok=True)

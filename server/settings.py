@@ -22,29 +22,15 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from flexquant.engine import sizes
 from flexquant.engine.errors import InputError, UsageError
 
 PROGRAM: Final = "flexquant-serve"
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?B)?|B)?\s*", re.IGNORECASE)
-_POWER: Final = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def parse_size(text: object) -> object:
-    """Bytes from a human unit: "512MiB" and "2G" are powers of 1024, "2GB" of 1000, "4096" is bytes.
-
-    Anything but text is returned as it is, for the integer check that follows.
-
-    Raises:
-        ValueError: The text is no size.
-    """
-    if not isinstance(text, str):
-        return text
-    found = _SIZE.fullmatch(text)
-    if found is None:
-        raise ValueError(f"{text!r} is no size; write it like 512MiB, 2G or 1500000000")
-    number, prefix, suffix = found.groups()
-    base = 1000 if (suffix or "").upper() == "B" else 1024
-    return int(float(number) * base ** _POWER[prefix.upper()]) if prefix else int(float(number))
+    """See `sizes.parse_size`. Anything but text is returned as it is, for the integer check that follows."""
+    return sizes.parse_size(text) if isinstance(text, str) else text
 
 
 def _split_commas(text: object) -> object:
@@ -103,6 +89,10 @@ class Settings(BaseSettings):
         default=None,
         description="The most memory that this daemon may use, such as 2G or 512MiB. "
         "Default: what the machine can spare.",
+    )
+    sequence: str | None = Field(
+        default=None,
+        description="Which of the ensemble's transition sequences to follow, such as 'block'. Default: its first one.",
     )
     pin: int | None = Field(
         default=None, ge=0, description="Hold this position of the sequence instead of following the memory (0 = best)."

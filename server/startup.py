@@ -12,7 +12,7 @@ from typing import Final
 from flexquant.engine.compute import AUTO, Compute, choose_compute, usable_cores
 from flexquant.engine.elastic_model import ElasticModel
 from flexquant.engine.ensemble import Ensemble
-from flexquant.engine.errors import FlexQuantError
+from flexquant.engine.errors import FlexQuantError, UsageError
 from flexquant.engine.kv_cache import pages_for
 from flexquant.engine.manifest import MANIFEST_NAME
 from flexquant.engine.memory.process import anonymous_bytes
@@ -108,12 +108,12 @@ def start(settings: Settings, folder: Path) -> Daemon:
     """
     parameters = make_parameters(settings)
     ensemble = Ensemble.open(folder, verify=settings.verify)
-    sequence = ensemble.sequence()
+    sequence = ensemble.sequence(_sequence_name(settings, ensemble))
     tokenizer = Tokenizer.open(ensemble.tokenizer_folder)
     compute, placement = choose_device(settings, ensemble)
     monitor = make_monitor(settings, placement.card)
     plan = plan_start(
-        demand_of(ensemble, compute),
+        demand_of(ensemble, compute, settings.sequence),
         measure_room(monitor, parameters, sequence.footprint_bytes),
         context=settings.context,
         parallel=settings.parallel,
@@ -131,6 +131,7 @@ def start(settings: Settings, folder: Path) -> Daemon:
     model = ElasticModel.load(
         ensemble,
         position=plan.position,
+        sequence=settings.sequence,
         context=plan.context,
         # The gate decides what memory has room for; answers may take what others leave later. What is only kept for
         # later prompts must not fill that.
@@ -183,9 +184,24 @@ def choose_device(settings: Settings, ensemble: Ensemble) -> tuple[Compute, Plac
     return compute, HOST
 
 
-def demand_of(ensemble: Ensemble, compute: Compute) -> Demand:
-    """What a model takes in memory, at every position."""
-    needs = MemoryNeeds.of(ensemble, compute, context=0)
+def _sequence_name(settings: Settings, ensemble: Ensemble) -> str | None:
+    """The sequence that the settings ask for; None is the ensemble's own default.
+
+    Raises:
+        UsageError: The ensemble has no such sequence.
+    """
+    known = ensemble.manifest.sequences
+    if settings.sequence is not None and settings.sequence not in known:
+        raise UsageError(
+            f"--sequence {settings.sequence}: {ensemble.folder} has none of that name",
+            hint=f"It has {', '.join(known)}; flexquant-build --unit makes others.",
+        )
+    return settings.sequence
+
+
+def demand_of(ensemble: Ensemble, compute: Compute, sequence: str | None = None) -> Demand:
+    """What a model takes in memory, at every position of a sequence; of its default one if None."""
+    needs = MemoryNeeds.of(ensemble, compute, sequence=sequence, context=0)
     working = SERVER_BYTES + needs.fixed + sum(needs.scratch.values())
     return Demand(
         weights=needs.mapped,
@@ -230,7 +246,7 @@ def describe(settings: Settings, ensemble: Ensemble, tokenizer: Tokenizer, conte
         id=name,
         aliases=frozenset({ensemble.folder.name, *settings.alias} - {name}),
         created=int(manifest.stat().st_mtime),
-        build=f"fq{version('flexquant')}-{kernels}-{digest}",
+        build="-".join([f"fq{version('flexquant')}", kernels, digest, *filter(None, [settings.sequence])]),
         context=context,
         vocab_size=ensemble.config.vocab_size,
         tokenizer=tokenizer,

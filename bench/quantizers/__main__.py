@@ -108,8 +108,8 @@ def _conditions(
     checkpoint: Path, config: "ModelConfig", windows: "Windows", calibration: "Windows", compared: "Compared"
 ) -> Mapping[str, str]:
     """On what the figures were made, and what they mean."""
-    from bench.quantizers.bootstrap import RESAMPLES
     from bench.quantizers.llama_quantizer import K_BLOCK
+    from flexquant.ensemble_builder.bootstrap import RESAMPLES
 
     decoder = [shape for shape in config.linears() if shape.layer is not None]
     odd = [shape for shape in decoder if shape.in_features % K_BLOCK]

@@ -10,7 +10,7 @@ from bench.quantizers.gguf_weights import GgufFile, GgufWeights, bits_per_weight
 from bench.quantizers.importance import write_importance
 from bench.quantizers.llama_file import write_llama_file
 from bench.quantizers.llama_quantizer import quantize
-from bench.quantizers.quality import Bench, WindowQuality
+from bench.quantizers.quality import Bench
 from bench.quantizers.report import Measured, Pair
 from flexquant.engine.model_config import read_model_config
 from flexquant.engine.tensor_index import TensorIndex
@@ -21,6 +21,7 @@ from flexquant.ensemble_builder.levels import level_name
 from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.quantize_model import quantize_model
 from flexquant.ensemble_builder.stores import LEVELS_FOLDER, open_store
+from flexquant.ensemble_builder.window_quality import WindowQuality
 
 
 @dataclass(frozen=True, slots=True)

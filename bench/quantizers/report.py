@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.quantizers.bootstrap import Interval
-from bench.quantizers.quality import WindowQuality
+from flexquant.ensemble_builder.bootstrap import Interval
+from flexquant.ensemble_builder.window_quality import WindowQuality
 
 
 @dataclass(frozen=True, slots=True)

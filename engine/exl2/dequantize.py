@@ -4,8 +4,10 @@ This is the reference for every faster path. Source of the formula: exllamav2 0.
 """
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from typing import Final
 
 import torch
@@ -25,7 +27,7 @@ _TILE_MULTIPLE: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class Exl2Matrix:
-    """Views of one layer's tensors: K inputs, Np padded and N real outputs, G groups.
+    """Views of the tensors of a layer, or of a slice of its columns: K inputs, Np padded and N real outputs, G groups.
 
     q_weight int32 [words, Np], q_scale int32 [G, Np / 8], q_scale_max fp16 [G], q_invperm int32 [K],
     bias fp16 [N or more] or None.
@@ -72,21 +74,42 @@ def dequantize(matrix: Exl2Matrix, prescale: float = 1.0, columns: slice = slice
     return weights
 
 
-def linear(matrix: Exl2Matrix, x: Tensor, prescale: float = 1.0) -> Tensor:
+def linear(parts: Sequence[Exl2Matrix], x: Tensor, prescale: float = 1.0) -> Tensor:
     """x · W (+ bias): fp32 [rows, K] → fp32 [rows, N].
 
     Goes through the matrix tile by tile: beside a copy of `x` and the result it takes `scratch_bytes(K)`.
+
+    Args:
+        parts: The layer, or its slices in the order of their columns.
+        x: Inputs in the model's order.
+        prescale: As for `dequantize`.
     """
-    gathered = torch.empty_like(x).index_copy_(1, matrix.q_invperm.long(), x)  # = x[:, q_perm]
-    columns = matrix.q_weight.shape[1]
-    result = torch.empty((x.shape[0], columns), dtype=torch.float32)
-    for first, last in _tiles(matrix.in_features, 0, columns):
+    starts = [0, *accumulate(part.q_weight.shape[1] for part in parts)]
+    result = torch.empty((x.shape[0], starts[-1]), dtype=torch.float32)
+    waiting = list(zip(parts, starts, strict=False))
+    while waiting:  # inputs are gathered once for all parts that take them in the same order
+        order = waiting[0][0].q_invperm
+        gathered = torch.empty_like(x).index_copy_(1, order.long(), x)  # = x[:, q_perm]
+        others = []
+        for part, start in waiting:
+            if part.q_invperm is not order and not torch.equal(part.q_invperm, order):
+                others.append((part, start))
+            else:
+                _multiply(part, prescale, gathered, result[:, start : start + part.q_weight.shape[1]])
+        del gathered  # before the next copy is made
+        waiting = others
+    return result[:, : sum(part.out_features for part in parts)]
+
+
+def _multiply(matrix: Exl2Matrix, prescale: float, gathered: Tensor, result: Tensor) -> None:
+    """Fill `result`, fp32 [rows, Np], with inputs in packed order, fp32 [rows, K], times a matrix, plus its bias."""
+    for first, last in _tiles(matrix.in_features, 0, result.shape[1]):
         tile = _Tile(matrix.in_features, last - first)
         _reconstruct(matrix, prescale, first, last, tile)
         weights = tile.products.copy_(tile.weights)
         torch.mm(gathered, weights, out=result[:, first:last])
-    result = result[:, : matrix.out_features]
-    return result if matrix.bias is None else result.add_(matrix.bias[: matrix.out_features])
+    if matrix.bias is not None:
+        result[:, : matrix.out_features].add_(matrix.bias[: matrix.out_features])
 
 
 def tile_columns(in_features: int) -> int:

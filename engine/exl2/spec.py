@@ -6,7 +6,7 @@ Format: exllamav2 0.3.2 (`module.py`, `ext.py`, `conversion/`): per layer `q_wei
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -30,7 +30,7 @@ _DTYPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Exl2Spec:
-    """A linear layer as an EXL2 store holds it.
+    """A linear layer, or a slice of its columns, as an EXL2 store holds it.
 
     `entries` are its tensors in the order of an arena; `runs` its row groups.
     """
@@ -48,6 +48,49 @@ class Exl2Spec:
     def payload(self) -> int:
         """Bytes of all its tensors."""
         return sum(entry.nbytes for entry in self.entries.values())
+
+    @property
+    def whole(self) -> bool:
+        """Whether it has all columns of its layer."""
+        return self.entries["q_weight"].stride is None
+
+    def sliced(self, columns: tuple[int, int] | None) -> "Exl2Spec":
+        """Some of the layer's output columns as a layer of its own.
+
+        Columns of codes, scales and bias are cut out, the padding behind the last one included; what says how a column
+        is laid out (`q_scale_max`, `q_groups`, `q_invperm`) is whole in every slice. So `payload` is what a slice takes
+        by itself.
+
+        Args:
+            columns: Half-open range (a, b) of a layer that is whole; None for the layer as it is.
+
+        Raises:
+            ValueError: See `check_columns`.
+        """
+        if columns is None:
+            return self
+        check_columns(columns, self.out_features)
+        first, last = columns
+        at_end = last == self.out_features
+        padded_last = self.padded_out if at_end else last
+        entries = self.entries | {
+            "q_weight": self.entries["q_weight"].columns(first, padded_last),
+            "q_scale": self.entries["q_scale"].columns(first // 8, padded_last // 8),
+        }
+        if "bias" in entries:  # not every writer pads it
+            entries["bias"] = entries["bias"].columns(first, entries["bias"].shape[0] if at_end else last)
+        return replace(self, out_features=last - first, padded_out=padded_last - first, entries=entries)
+
+
+def check_columns(columns: tuple[int, int], out_features: int) -> None:
+    """Raise ValueError unless a layer of so many outputs can be cut at both ends of the half-open range."""
+    first, last = columns
+    if not 0 <= first < last <= out_features:
+        raise ValueError(f"{list(columns)} is no range of the layer's {out_features} columns")
+    if first % COLUMN_MULTIPLE or (last % COLUMN_MULTIPLE and last != out_features):
+        raise ValueError(
+            f"{list(columns)} must be cut at multiples of {COLUMN_MULTIPLE}, but for the layer's end at {out_features}"
+        )
 
 
 def is_quantized(index: TensorIndex, key: str) -> bool:

@@ -10,6 +10,7 @@ from flexquant.engine.exl2.spec import Exl2Spec
 from flexquant.engine.memory.arena import Arena, page_rounded
 from flexquant.engine.native.decoder import NativeDecoder, shape_of
 from flexquant.engine.native.library import choose_kernels, load, set_threads
+from flexquant.engine.native.linears import most_rounded_bytes
 from flexquant.engine.prefill import CHUNK_TOKENS
 from flexquant.engine.residency import Residency
 from flexquant.engine.swap import Swapper
@@ -83,17 +84,5 @@ def _staging(ensemble: Ensemble) -> int:
 
 def _pass_bytes(ensemble: Ensemble) -> int:
     """Scratch memory of a pass of CHUNK_TOKENS rows, whichever variants are resident."""
-    narrow, wide = most_units(ensemble)
-    return int(load().fq_scratch_bytes(ctypes.byref(shape_of(ensemble.config)), CHUNK_TOKENS, narrow, wide))
-
-
-def most_units(ensemble: Ensemble) -> tuple[int, int]:
-    """Most units of any matrix that takes hidden states, and of the others."""
-    narrow = wide = 0
-    for module in ensemble.manifest.modules:
-        units = max(BlockedLayout(spec).units for spec in ensemble.specs[module.name])
-        if not module.linear.endswith(("o_proj", "down_proj")):
-            narrow = max(narrow, units)
-        else:
-            wide = max(wide, units)
-    return narrow, wide
+    rounded = most_rounded_bytes(ensemble, CHUNK_TOKENS)
+    return int(load().fq_scratch_bytes(ctypes.byref(shape_of(ensemble.config)), CHUNK_TOKENS, rounded))

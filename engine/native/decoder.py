@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from flexquant.engine.ensemble import Ensemble
-from flexquant.engine.exl2.blocked_layout import LANES, BlockedLayout
+from flexquant.engine.exl2.blocked_layout import LANES
 from flexquant.engine.kv_cache import KVCache, KVSequence, pages_for
 from flexquant.engine.mapped_embedding import MappedEmbedding
 from flexquant.engine.memory.arena import Arena
 from flexquant.engine.model_config import EMBEDDING, FINAL_NORM, HEAD, ModelConfig, input_norm, post_norm
 from flexquant.engine.native import structs
 from flexquant.engine.native.library import load
+from flexquant.engine.native.linears import Linears, keys_of_layer
 from flexquant.engine.places import Places
 from flexquant.engine.residency import Residency
 from flexquant.engine.rope import RopeTable
@@ -27,7 +28,7 @@ from flexquant.engine.segment import Floats, Segment, Tokens, extend
 from flexquant.engine.swap import Swapper
 
 _NAMES: Final = ("q", "k", "v", "o", "gate", "up", "down")
-"""Matrices of a layer, in the order of `ModelConfig.linears`."""
+"""Linear layers of a layer, in the order of `keys_of_layer`."""
 _HALF_TILE: Final = 1
 
 
@@ -65,16 +66,11 @@ class NativeDecoder:
         self._rope = RopeTable(self.config.rope, self.config.head_dim)
         self._embedding = MappedEmbedding(ensemble.common[EMBEDDING])
         self._norms = {name: ensemble.common.floats(name) for name in self.config.norms()}
-        self._layouts: dict[tuple[str, int], tuple[BlockedLayout, ctypes.Array[structs.Run]]] = {}
-        for module, specs in ensemble.specs.items():
-            for variant, spec in enumerate(specs):
-                layout = BlockedLayout(spec)
-                self._layouts[module, variant] = layout, layout.runs()
-        self._modules = [
-            [self._places.modules[shape.key] for shape in self.config.linears() if shape.layer == layer]
-            for layer in range(self.config.layers)
-        ]
+        self._linears = Linears(ensemble, self._places)
+        self._keys = [keys_of_layer(self.config, layer) for layer in range(self.config.layers)]
+        # With the number of published steps that they are good for.
         self._layers: list[tuple[int, structs.Layer]] = [(-1, structs.Layer()) for _ in range(self.config.layers)]
+        self._known_head: tuple[int, structs.Linear] = (-1, structs.Linear())
 
     def forward(self, segments: Sequence[Segment], cache: KVCache, safe_point: Callable[[], None]) -> Floats:
         """See `Decoder.forward`."""
@@ -95,7 +91,7 @@ class NativeDecoder:
 
     def reconstruct(self, module: str) -> tuple[int, npt.NDArray[np.float16]]:
         """See `ElasticDecoder`."""
-        variant, matrix, layout = self._matrix(module)
+        variant, matrix, layout = self._linears.matrix(module)
         weights = np.empty((layout.spec.in_features, layout.spec.padded_out), np.float16)
         self._library.fq_dequantize(
             ctypes.byref(matrix), 0, layout.spec.padded_out // LANES, _HALF_TILE, weights.ctypes.data, weights.shape[1]
@@ -135,13 +131,15 @@ class NativeDecoder:
 
     def _head(self, hidden: Floats, shape: structs.Shape) -> Floats:
         """Logits of rows of hidden states: f32 [rows, vocab]."""
-        _, matrix, _ = self._matrix(self._places.modules[HEAD])
+        published = self._places.published
+        if self._known_head[0] != published:
+            self._known_head = published, self._linears.together((HEAD,))[0]
         logits = np.empty((len(hidden), self.config.vocab_size), np.float32)
         for first in range(0, len(hidden), self._max_rows):
             rows = hidden[first : first + self._max_rows]
             self._library.fq_head(
                 ctypes.byref(shape),
-                ctypes.byref(matrix),
+                ctypes.byref(self._known_head[1]),
                 self._norms[FINAL_NORM].ctypes.data,
                 len(rows),
                 rows.ctypes.data,
@@ -156,28 +154,14 @@ class NativeDecoder:
         known, layer = self._layers[i]
         if known == published:
             return layer
-        roundings = []
-        for name, module in zip(_NAMES, self._modules[i], strict=True):
-            _, matrix, layout = self._matrix(module)
-            setattr(layer, name, matrix)
-            roundings.append(layout.rounding)
-        q, k, v, _, gate, up, _ = roundings
-        layer.k_shares = 0 if k == q else -1
-        layer.v_shares = 0 if v == q else 1 if v == k else -1
-        layer.up_shares = 0 if up == gate else -1
+        linears = [linear for keys in self._keys[i] for linear in self._linears.together(keys)]
+        for name, linear in zip(_NAMES, linears, strict=True):
+            setattr(layer, name, linear)
         layer.input_norm = self._norms[input_norm(i)].ctypes.data
         layer.post_norm = self._norms[post_norm(i)].ctypes.data
         layer.index = i
         self._layers[i] = published, layer
         return layer
-
-    def _matrix(self, module: str) -> tuple[int, structs.Matrix, BlockedLayout]:
-        """Variant of a module and its matrix, good until the next safe point."""
-        variant, _, arena, offset = self._places.find(module)
-        layout, runs = self._layouts[module, variant]
-        matrix = layout.matrix(runs)
-        layout.place(matrix, arena.address + offset)
-        return variant, matrix, layout
 
 
 def shape_of(config: ModelConfig, *, half: bool = True) -> structs.Shape:

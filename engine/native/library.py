@@ -7,7 +7,7 @@ from typing import Final
 
 from flexquant.engine.errors import FlexQuantError
 
-ABI_VERSION: Final = 1
+ABI_VERSION: Final = 2
 """What cpp/api.cpp calls kAbiVersion."""
 FILE_NAME: Final = "libflexquant.so"
 
@@ -29,11 +29,11 @@ _SIGNATURES: Final[dict[str, tuple[object, list[object]]]] = {
     "fq_scale_tables": (None, [_pointer, _int, _float, _pointer]),
     "fq_invert_permutation": (_int, [_pointer, _int, _pointer]),
     "fq_dequantize": (None, [_pointer, _int, _int, _int, _pointer, _long]),
-    "fq_scratch_bytes": (_long, [_pointer, _int, _int, _int]),
+    "fq_scratch_bytes": (_long, [_pointer, _int, _long]),
     "fq_rounded_bytes": (_long, [_int, _int]),
     "fq_layer": (None, [_pointer, _pointer, _pointer, _int, _int, _pointer, _pointer, _pointer, _pointer]),
     "fq_head": (None, [_pointer, _pointer, _pointer, _int, _pointer, _pointer, _pointer]),
-    "fq_matmul": (None, [_pointer, _pointer, _int, _int, _pointer, _pointer]),
+    "fq_linear": (None, [_pointer, _pointer, _int, _int, _pointer, _pointer]),
     "fq_rms_norm": (None, [_pointer, _pointer, _int, _int, _float, _pointer]),
     "fq_swiglu": (None, [_pointer, _pointer, _int, _int, _pointer]),
     "fq_rotate": (None, [_pointer, _pointer, _pointer, _int, _int, _int]),

@@ -68,21 +68,41 @@ class Shape(ctypes.Structure):
     ]
 
 
-class Layer(ctypes.Structure):
-    """One layer: its matrices, and which of them share rounded inputs."""
+class Part(ctypes.Structure):
+    """Columns of a linear layer that lie in one piece, and which rounded form of the inputs they take."""
 
     _fields_: ClassVar = [
-        ("q", Matrix),
-        ("k", Matrix),
-        ("v", Matrix),
-        ("o", Matrix),
-        ("gate", Matrix),
-        ("up", Matrix),
-        ("down", Matrix),
+        ("matrix", Matrix),
+        ("first_block", _int),
+        ("inputs", _int),
+    ]
+
+
+class Linear(ctypes.Structure):
+    """A linear layer: parts side by side."""
+
+    _fields_: ClassVar = [
+        ("parts", _pointer),
+        ("n_parts", _int),
+        ("blocks", _int),
+        ("out_features", _int),
+        ("words", _int),
+    ]
+
+
+class Layer(ctypes.Structure):
+    """One layer of a decoder."""
+
+    _fields_: ClassVar = [
+        ("q", Linear),
+        ("k", Linear),
+        ("v", Linear),
+        ("o", Linear),
+        ("gate", Linear),
+        ("up", Linear),
+        ("down", Linear),
         ("input_norm", _pointer),
         ("post_norm", _pointer),
-        ("k_shares", _int),
-        ("v_shares", _int),
-        ("up_shares", _int),
         ("index", _int),
+        ("reserved", _int),
     ]

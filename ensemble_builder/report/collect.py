@@ -4,19 +4,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import UsageError
-from flexquant.engine.manifest import Manifest, Quality
+from flexquant.engine.manifest import Manifest
 from flexquant.engine.tokenizer import Tokenizer
-from flexquant.ensemble_builder.completion import unquantized
-from flexquant.ensemble_builder.eqm import EqmEvaluation, hybrid
-from flexquant.ensemble_builder.evaluation import Reference, Windows, final_hidden, measure, read_text
+from flexquant.ensemble_builder.evaluation import Windows, read_text
 from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.report.built import recorded_minutes
 from flexquant.ensemble_builder.report.contents import Cost, Measured, Report
 from flexquant.ensemble_builder.report.findings import methods_of
+from flexquant.ensemble_builder.report.ladder import GROUP_SIZE
 from flexquant.ensemble_builder.report.measure import measure_routes, states_to_measure
 from flexquant.ensemble_builder.report.orders import (
     BACK,
@@ -31,14 +30,11 @@ from flexquant.ensemble_builder.report.orders import (
     route_along,
     units_between,
 )
+from flexquant.ensemble_builder.report.scorer import Scorer
 from flexquant.ensemble_builder.report.sizes import Granularity, ladder_of, storage_of
-from flexquant.ensemble_builder.same_model import check_same_model
 from flexquant.ensemble_builder.sensitivity import Sensitivity, greedy_order, sensitivities, single_states
 from flexquant.ensemble_builder.sequence import Assignment, Unit, best
-from flexquant.ensemble_builder.stores import open_store
-
-GROUP_SIZE: Final = 32
-"""Weights per scale of the computed ladder where the manifest does not say what the levels have."""
+from flexquant.ensemble_builder.window_quality import WindowQuality
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,43 +58,6 @@ class Options:
     between: int
     draws: int
     seed: int
-
-
-class Scorer:
-    """Measures assignments on the report's text, each once.
-
-    Args:
-        ensemble: The ensemble.
-        windows: The text.
-        checkpoint: The unquantized model, for KL; position 0 takes its place if None.
-    """
-
-    def __init__(self, ensemble: Ensemble, windows: Windows, checkpoint: Path | None) -> None:
-        config, manifest = ensemble.config, ensemble.manifest
-        stores = {
-            level.name: open_store(ensemble.folder / level.store, level.name, level.bits).weights()
-            for level in manifest.levels
-        }
-        self.reference: Literal["unquantized", "position 0"]
-        if checkpoint is None:
-            self.reference = "position 0"
-            decoder = hybrid(config, manifest.modules, stores, (0,) * len(manifest.modules))
-            reference = Reference.of(decoder, windows)
-        else:
-            self.reference = "unquantized"
-            check_same_model([ensemble.common.folder, checkpoint])
-            # A second decoder, because the first keeps the weights it has read and this one needs the head alone.
-            hidden = final_hidden(unquantized(checkpoint, config), windows)
-            reference = Reference(unquantized(checkpoint, config), hidden)
-        self.reference_perplexity = measure(reference.decoder, reference.hidden, windows, None).perplexity
-        self._evaluation = EqmEvaluation(config, manifest.modules, stores, windows, reference)
-        self.known: dict[Assignment, Quality] = {}
-
-    def __call__(self, state: Assignment) -> Quality:
-        """Measure an assignment, unless it has been."""
-        if state not in self.known:
-            [self.known[state]] = self._evaluation(state, [state])
-        return self.known[state]
 
 
 def report_on(ensemble: Ensemble, built: Mapping[str, object], options: Options, progress: Progress) -> Report:
@@ -140,7 +99,7 @@ def report_on(ensemble: Ensemble, built: Mapping[str, object], options: Options,
     routes = [own, *baselines(units, manifest.fixed_bytes, costs, options)]
     with progress.stage("measuring orders", len(states_to_measure(routes, options.between))) as stage:
 
-        def advancing(state: Assignment) -> Quality:
+        def advancing(state: Assignment) -> WindowQuality:
             found = scorer(state)
             stage.advance()
             return found
@@ -204,7 +163,7 @@ def measured_sensitivities(units: Sequence[Unit], scorer: Scorer, progress: Prog
         for state in states:
             scorer(state)
             stage.advance()
-    return sensitivities(units, {state: scorer.known[state].kl for state in states})
+    return sensitivities(units, {state: scorer.known[state].mean_kl for state in states})
 
 
 def baselines(units: Sequence[Unit], fixed_bytes: int, costs: Sensitivity | None, options: Options) -> list[Route]:

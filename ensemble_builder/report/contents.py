@@ -118,6 +118,7 @@ def _method_json(method: Method) -> dict[str, object]:
         "area_under_kl": rounded(method.area),
         "area_doubt": rounded(method.area_doubt),
         "area_range": [rounded(area) for area in method.area_range],
+        "area_interval": [rounded(area) for area in method.area_interval],
         "draws": [_curve_json(curve) for curve in method.curves],
     }
 
@@ -126,5 +127,5 @@ def _curve_json(curve: Curve) -> dict[str, object]:
     return {
         "area_under_kl": rounded(curve.area),
         "granularity": asdict(Granularity.of(curve.route.footprints)),
-        "points": [asdict(point) for point in curve.points],
+        "points": [point.as_json() for point in curve.points],
     }

@@ -1,8 +1,11 @@
 """The report's plots: KL and perplexity over footprint, one line per method."""
 
+from collections.abc import Callable
+
 from flexquant.ensemble_builder.report.contents import Report
 from flexquant.ensemble_builder.report.findings import Method
 from flexquant.ensemble_builder.report.svg_plot import Line, Plot
+from flexquant.ensemble_builder.window_quality import WindowQuality
 
 
 def kl_plot(report: Report) -> Plot:
@@ -12,12 +15,9 @@ def kl_plot(report: Report) -> Plot:
         x_label="resident weights, MB",
         y_label=f"KL from {_reference(report)}, nats per token (lower is better)",
         lines=tuple(
-            _line(
-                method,
-                tuple((point.footprint_bytes, point.kl) for point in method.curves[0].points),
-                method.kl,
-                method.kl_range,
-            )
+            _mean_line(method, method.kl, method.kl_range)
+            if len(method.curves) > 1
+            else method_line(method, lambda quality: quality.mean_kl)
             for method in report.methods
         ),
     )
@@ -30,12 +30,9 @@ def perplexity_plot(report: Report) -> Plot:
         x_label="resident weights, MB",
         y_label="perplexity (lower is better)",
         lines=tuple(
-            _line(
-                method,
-                tuple((point.footprint_bytes, point.perplexity) for point in method.curves[0].points),
-                method.perplexity,
-                method.perplexity_range,
-            )
+            _mean_line(method, method.perplexity, method.perplexity_range)
+            if len(method.curves) > 1
+            else method_line(method, lambda quality: quality.perplexity)
             for method in report.methods
         ),
         level=(
@@ -47,15 +44,14 @@ def perplexity_plot(report: Report) -> Plot:
     )
 
 
-def _line(
-    method: Method,
-    measured: tuple[tuple[int, float], ...],
-    mean: tuple[float, ...],
-    spread: tuple[tuple[float, float], ...],
-) -> Line:
-    """A single curve has its measured points; several have their mean and range at evenly spread footprints."""
-    if len(method.curves) == 1:
-        return Line(method.label, method.name, tuple((size / 1e6, figure) for size, figure in measured))
+def method_line(method: Method, figure: Callable[[WindowQuality], float]) -> Line:
+    """Return the line of a method's only curve: a figure at its measured points."""
+    points = tuple((point.footprint_bytes / 1e6, figure(point.quality)) for point in method.curves[0].points)
+    return Line(method.label, method.name, points)
+
+
+def _mean_line(method: Method, mean: tuple[float, ...], spread: tuple[tuple[float, float], ...]) -> Line:
+    """Several curves have their mean and range at evenly spread footprints."""
     sizes = [size / 1e6 for size in method.footprints]
     band = tuple((size, least, most) for size, (least, most) in zip(sizes, spread, strict=True))
     return Line(method.label, method.name, tuple(zip(sizes, mean, strict=True)), band)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
 
+from flexquant.ensemble_builder.bootstrap import Interval, mean_interval, ratio_interval
 from flexquant.ensemble_builder.report.measure import Curve, spread_footprints
 from flexquant.ensemble_builder.report.orders import NAMES, OWN
 
@@ -27,6 +28,7 @@ class Method:
         area: Area under KL over footprint; of several draws the mean.
         area_range: Least and most over the draws.
         area_doubt: See `Curve`; of several draws the mean.
+        window_areas: See `Curve`; of several draws the means.
     """
 
     name: str
@@ -39,6 +41,16 @@ class Method:
     area: float
     area_range: tuple[float, float]
     area_doubt: float
+    window_areas: tuple[float, ...]
+
+    @property
+    def area_interval(self) -> Interval:
+        """95 % interval of the area over windows."""
+        return mean_interval(self.window_areas)
+
+    def area_over(self, other: "Method") -> tuple[float, Interval]:
+        """Area over another method's, with the 95 % interval over windows that both share."""
+        return self.area / other.area, ratio_interval(self.window_areas, other.window_areas)
 
     @property
     def label(self) -> str:
@@ -74,6 +86,7 @@ def _method(name: str, curves: Sequence[Curve], between: int) -> Method:
         area=fmean(areas),
         area_range=(min(areas), max(areas)),
         area_doubt=fmean(curve.area_doubt for curve in curves),
+        window_areas=tuple(map(fmean, zip(*(curve.window_areas for curve in curves), strict=True))),
     )
 
 
@@ -107,7 +120,16 @@ def _verdict(own: Method, other: Method) -> str:
     inner = range(1, len(own.footprints) - 1)
     better = sum(other.kl[at] < own.kl[at] for at in inner)
     where = f"; it has the lower KL at {better} of {len(inner)} footprints compared" if inner else ""
-    return f"{_capital(other.label)} has {said}{where}."
+    return f"{_capital(other.label)} has {said}{where}.{_chance(other, own)}"
+
+
+def _chance(other: Method, own: Method) -> str:
+    """How much of the difference may be chance; nothing where one window cannot tell."""
+    if len(own.window_areas) < 2:
+        return ""
+    _, (low, high) = other.area_over(own)
+    said = f" Over the windows of the text its area is {low:.3f}x to {high:.3f}x the sequence's (95 %)"
+    return f"{said}: on another text it may be the other way round." if low <= 1 <= high else f"{said}."
 
 
 def percent(share: float) -> str:

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flexquant.engine.manifest import Quality
+from flexquant.ensemble_builder.evaluation import quality_of
 from flexquant.ensemble_builder.report.orders import Route
 from flexquant.ensemble_builder.sequence import Assignment, area
+from flexquant.ensemble_builder.window_quality import WindowQuality
 
-Measure = Callable[[Assignment], Quality]
+Measure = Callable[[Assignment], WindowQuality]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,14 +18,31 @@ class Point:
     Args:
         position: Of the route.
         footprint_bytes: Resident bytes there.
-        perplexity: On the report's text.
-        kl: Mean KL divergence from the reference, in nats per token.
+        quality: On the report's text, window by window.
     """
 
     position: int
     footprint_bytes: int
-    perplexity: float
-    kl: float
+    quality: WindowQuality
+
+    @property
+    def perplexity(self) -> float:
+        """On the report's text."""
+        return quality_of(self.quality).perplexity
+
+    @property
+    def kl(self) -> float:
+        """Mean KL divergence from the reference, in nats per token."""
+        return quality_of(self.quality).kl
+
+    def as_json(self) -> dict[str, object]:
+        """Return it as JSON values."""
+        return {
+            "position": self.position,
+            "footprint_bytes": self.footprint_bytes,
+            "perplexity": self.perplexity,
+            "kl": self.kl,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +61,13 @@ class Curve:
     def area(self) -> float:
         """Area under KL over footprint, linear between the measured positions."""
         return area([point.footprint_bytes for point in self.points], [point.kl for point in self.points])
+
+    @property
+    def window_areas(self) -> tuple[float, ...]:
+        """The same by the KL of each window alone; their mean is the area."""
+        sizes = [point.footprint_bytes for point in self.points]
+        by_window = zip(*(point.quality.kl for point in self.points), strict=True)
+        return tuple(area(sizes, losses) for losses in by_window)
 
     @property
     def area_doubt(self) -> float:
@@ -102,13 +127,13 @@ def measure_routes(routes: Sequence[Route], between: int, measure: Measure) -> l
         between: See `positions_near`.
         measure: Measures an assignment; asked once for each, though routes share some.
     """
-    known: dict[Assignment, Quality] = {}
+    known: dict[Assignment, WindowQuality] = {}
 
     def point(route: Route, position: int) -> Point:
         state = route.states[position]
         if state not in known:
             known[state] = measure(state)
-        return Point(position, route.footprints[position], known[state].perplexity, known[state].kl)
+        return Point(position, route.footprints[position], known[state])
 
     return [
         Curve(route, tuple(point(route, at) for at in positions_near(route.footprints, between))) for route in routes

@@ -12,12 +12,14 @@ from flexquant.ensemble_builder.sequence import Assignment, Order, Unit, footpri
 
 OWN: Final = "sequence"
 GREEDY: Final = "greedy"
+EXHAUSTIVE: Final = "exhaustive"
 RANDOM: Final = "random"
 FRONT: Final = "front-to-back"
 BACK: Final = "back-to-front"
 NAMES: Final = {
     OWN: "the ensemble's sequence",
     GREEDY: "greedy by sensitivity",
+    EXHAUSTIVE: "exhaustive greedy",
     RANDOM: "random",
     FRONT: "front to back",
     BACK: "back to front",

@@ -5,15 +5,14 @@ from html import escape
 from typing import Final
 
 from flexquant.engine.manifest import Manifest
+from flexquant.ensemble_builder.bootstrap import RESAMPLES
 from flexquant.ensemble_builder.report.contents import Cost, Report
 from flexquant.ensemble_builder.report.figures import kl_plot, perplexity_plot
 from flexquant.ensemble_builder.report.findings import verdicts
+from flexquant.ensemble_builder.report.html import bullets, document, figure, megabytes, table
 from flexquant.ensemble_builder.report.orders import RANDOM
 from flexquant.ensemble_builder.report.sizes import Granularity
-from flexquant.ensemble_builder.report.style import STYLE
 from flexquant.ensemble_builder.report.svg_plot import draw
-
-_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 
 AREA: Final = (
     "Orders are compared by the area under KL over footprint: the mean KL if every footprint between the ends is "
@@ -30,10 +29,10 @@ def page(report: Report) -> str:
         f"<p>{escape(_summary(report))}</p>",
         "<h2>Findings</h2>",
         f"<p>{AREA}</p>",
-        _list(verdicts(report.methods)),
+        bullets(verdicts(report.methods)),
         "<h2>Quality over footprint</h2>",
-        _figure(draw(kl_plot(report)), _kl_caption(report)),
-        _figure(draw(perplexity_plot(report)), "The same positions, as perplexity on the same text."),
+        figure(draw(kl_plot(report)), _kl_caption(report)),
+        figure(draw(perplexity_plot(report)), "The same positions, as perplexity on the same text."),
         "<h2>Area under KL</h2>",
         _areas(report),
         "<h2>Granularity</h2>",
@@ -43,31 +42,11 @@ def page(report: Report) -> str:
         "<h2>What it took</h2>",
         _costs(report),
         "<h2>How this was measured</h2>",
-        _list(_conditions(report)),
+        bullets(_conditions(report)),
         "<h2>All measured positions</h2>",
         _points(report),
     ]
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8" />',
-            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}" />',
-            '<meta name="viewport" content="width=device-width, initial-scale=1" />',
-            '<meta name="color-scheme" content="light dark" />',
-            f"<title>{name}: report</title>",
-            f"<style>{STYLE}</style>",
-            "</head>",
-            "<body>",
-            "<main>",
-            *body,
-            "</main>",
-            "</body>",
-            "</html>",
-            "",
-        ]
-    )
+    return document(f"{report.manifest.name}: report", body)
 
 
 def _levels(bits: Sequence[str]) -> str:
@@ -79,9 +58,9 @@ def _summary(report: Report) -> str:
     own = report.methods[0].curves[0]
     first, last = own.points[0], own.points[-1]
     return (
-        f"{report.granularity.steps} transitions lead from {_mb(first.footprint_bytes)} (perplexity "
-        f"{first.perplexity:.5g}, KL {first.kl:.2g}) to {_mb(last.footprint_bytes)} (perplexity {last.perplexity:.5g}, "
-        f"KL {last.kl:.2g})."
+        f"{report.granularity.steps} transitions lead from {megabytes(first.footprint_bytes)} (perplexity "
+        f"{first.perplexity:.5g}, KL {first.kl:.2g}) to {megabytes(last.footprint_bytes)} (perplexity "
+        f"{last.perplexity:.5g}, KL {last.kl:.2g})."
     )
 
 
@@ -107,7 +86,7 @@ def _areas(report: Report) -> str:
             ]
         )
     head = ["order", "area under KL", "range over draws", "against the sequence", "positions measured"]
-    return _table(head, rows, "Nats per token; less is better")
+    return table(head, rows, "Nats per token; less is better")
 
 
 def _granularity(report: Report) -> list[str]:
@@ -126,34 +105,34 @@ def _granularity(report: Report) -> list[str]:
             f"{len(ladder.bits)} whole models of {ladder.bits[-1]:g} to {ladder.bits[0]:g} bits."
         )
     head = ["", "steps", "mean step", "largest step", "mean, coarser by", "largest, coarser by"]
-    return [_table(head, rows, "Footprint differences between neighbouring positions"), f"<p>{escape(note)}</p>"]
+    return [table(head, rows, "Footprint differences between neighbouring positions"), f"<p>{escape(note)}</p>"]
 
 
 def _steps(granularity: Granularity) -> list[str]:
-    return [str(granularity.steps), _mb(granularity.mean_bytes), _mb(granularity.most_bytes)]
+    return [str(granularity.steps), megabytes(granularity.mean_bytes), megabytes(granularity.most_bytes)]
 
 
 def _storage(report: Report) -> list[str]:
     storage, ladder = report.storage, report.ladder
-    rows = [[f"store {name}", _mb(size)] for name, size in storage.stores.items()]
+    rows = [[f"store {name}", megabytes(size)] for name, size in storage.stores.items()]
     rows += [
-        ["of that in every store, once", _mb(storage.shared_bytes)],
-        ["all stores, shared files once", _mb(storage.once_bytes)],
-        ["all stores, as they lie on this disk", _mb(storage.disk_bytes)],
+        ["of that in every store, once", megabytes(storage.shared_bytes)],
+        ["all stores, shared files once", megabytes(storage.once_bytes)],
+        ["all stores, as they lie on this disk", megabytes(storage.disk_bytes)],
     ]
     if ladder is not None:
-        rows.append([f"the ladder of {len(ladder.bits)} whole models, computed", _mb(ladder.storage_bytes)])
+        rows.append([f"the ladder of {len(ladder.bits)} whole models, computed", megabytes(ladder.storage_bytes)])
     notes = []
     if storage.disk_bytes > storage.once_bytes:
         notes.append("<p>Some files that the stores have in common are copies here, not hard links.</p>")
     if ladder is not None:
         notes.append(f"<p>The ladder takes {ladder.storage_bytes / storage.once_bytes:.1f}x the storage.</p>")
-    return [_table(["", "size"], rows, "Files on disk"), *notes]
+    return [table(["", "size"], rows, "Files on disk"), *notes]
 
 
 def _costs(report: Report) -> str:
     rows = [["finding the sequence", *_cost(report.search)], ["this report", *_cost(report.measured.cost)]]
-    return _table(["", "evaluations", "minutes"], rows, f"Search: {report.manifest.search.method}")
+    return table(["", "evaluations", "minutes"], rows, f"Search: {report.manifest.search.method}")
 
 
 def _cost(cost: Cost) -> list[str]:
@@ -188,6 +167,8 @@ def _conditions(report: Report) -> list[str]:
         )
     if any(method.name == RANDOM for method in report.methods):
         said.append(f"Random orders have seed {measured.seed}.")
+    if measured.windows > 1:
+        said.append(f"Intervals: 95 %, bootstrap over windows, {RESAMPLES:,} resamples; two orders share the windows.")
     return [*said, "On a short text small differences can be chance."]
 
 
@@ -212,30 +193,5 @@ def _points(report: Report) -> str:
         for curve in method.curves
         for point in curve.points
     ]
-    table = _table(["order", "position", "footprint, MB", "perplexity", "KL"], rows, "")
-    return f"<details><summary>{len(rows)} rows</summary>{table}</details>"
-
-
-def _figure(svg: str, caption: str) -> str:
-    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
-
-
-def _list(sentences: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in sentences)}</ul>"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
-    """A table whose first column names the rows."""
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    lines = [
-        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
-        for row in rows
-    ]
-    named = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return (
-        f'<div class="scroll"><table>{named}<thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-    )
-
-
-def _mb(size: float) -> str:
-    return f"{size / 1e6:.3f} MB"
+    points = table(["order", "position", "footprint, MB", "perplexity", "KL"], rows, "")
+    return f"<details><summary>{len(rows)} rows</summary>{points}</details>"

@@ -49,6 +49,7 @@ class Plot:
         y_label: With its unit.
         lines: The first one is drawn widest, under the others.
         level: A horizontal line: its name and where it is; None for none.
+        branches: Thin lines with a dot at their end, under the others.
     """
 
     title: str
@@ -56,6 +57,7 @@ class Plot:
     y_label: str
     lines: tuple[Line, ...]
     level: tuple[str, float] | None = None
+    branches: tuple[tuple[tuple[float, float], tuple[float, float]], ...] = ()
 
 
 def ticks(low: float, high: float, about: int = 6) -> list[float]:
@@ -85,6 +87,8 @@ def draw(plot: Plot) -> str:
     ys = [y for line in plot.lines for _, y in line.points]
     ys += [y for line in plot.lines for _, *ends in line.band for y in ends]
     ys += [] if plot.level is None else [plot.level[1]]
+    xs += [x for _, (x, _) in plot.branches]
+    ys += [y for _, (_, y) in plot.branches]
     scale = _Scale.over(xs, ys)
     pixels = [tuple(scale.at(x, y) for x, y in line.points) for line in plot.lines]
     parts = [
@@ -94,6 +98,7 @@ def draw(plot: Plot) -> str:
     ]
     level = [] if plot.level is None else [_level(plot.level, scale)]
     parts += level
+    parts += [_branch(scale.at(*start), scale.at(*end)) for start, end in plot.branches]
     parts += [_band(line, scale) for line in plot.lines if line.band]
     for number, (line, at) in enumerate(zip(plot.lines, pixels, strict=True)):
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
@@ -173,17 +178,29 @@ def _band(line: Line, scale: _Scale) -> str:
     return f'<polygon class="band {line.style}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in around)}" />'
 
 
+def _branch(start: tuple[float, float], end: tuple[float, float]) -> str:
+    (from_x, from_y), (to_x, to_y) = start, end
+    return (
+        f'<line class="branch" x1="{from_x:.1f}" y1="{from_y:.1f}" x2="{to_x:.1f}" y2="{to_y:.1f}" />'
+        f'<circle class="twig" cx="{to_x:.1f}" cy="{to_y:.1f}" r="1.8" />'
+    )
+
+
 def _mark(style: str, x: float, y: float) -> str:
     """Each style has a shape of its own, so that lines can be told apart without colours."""
     match style:
-        case "greedy":
+        case "greedy" | "ensemble-1":
             corners = [(0, -1.3), (1.2, 0.9), (-1.2, 0.9)]
-        case "random":
+        case "random" | "ensemble-2":
             corners = [(-1, -1), (1, -1), (1, 1), (-1, 1)]
-        case "front-to-back":
+        case "front-to-back" | "ensemble-3":
             corners = [(0, -1.4), (1.4, 0), (0, 1.4), (-1.4, 0)]
-        case "back-to-front":
+        case "back-to-front" | "ensemble-4":
             corners = [(0, 1.3), (1.2, -0.9), (-1.2, -0.9)]
+        case "exhaustive" | "ensemble-5":
+            corners = [(-0.5, -1.3), (0.5, -1.3), (0.5, 1.3), (-0.5, 1.3)]
+        case "ladder":
+            corners = [(-1.3, -0.4), (1.3, -0.4), (1.3, 0.4), (-1.3, 0.4)]
         case _:
             return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{MARK}" />'
     points = " ".join(f"{x + MARK * right:.1f},{y + MARK * down:.1f}" for right, down in corners)

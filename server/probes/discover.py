@@ -12,7 +12,6 @@ import psutil
 from flexquant.server.probes.cgroup import OwnGroups, find_mounts
 from flexquant.server.probes.cgroup_v1 import CgroupV1Probe
 from flexquant.server.probes.cgroup_v2 import CgroupV2Probe
-from flexquant.server.probes.cuda import CudaProbe, Device, has_own_memory
 from flexquant.server.probes.host import HostProbe, SwappedOut, VirtualMemory
 from flexquant.server.probes.macos import MacosProbe, sysctl_integer
 from flexquant.server.probes.probe import Probe
@@ -30,14 +29,12 @@ class Roots:
         proc: Where procfs is, on Linux. It says where the control groups are.
         virtual_memory: Memory of the host.
         sysctl: Integers of the kernel, on macOS.
-        device: The CUDA device that holds the weights; None while they are in the host's memory.
     """
 
     platform: str = sys.platform
     proc: Path = Path("/proc")
     virtual_memory: Callable[[], VirtualMemory] = psutil.virtual_memory
     sysctl: Callable[[str], int] = sysctl_integer
-    device: Device | None = None
 
 
 def discover(roots: Roots) -> tuple[Probe, ...]:
@@ -59,8 +56,6 @@ def discover(roots: Roots) -> tuple[Probe, ...]:
         probes.append(HostProbe(roots.virtual_memory))
     if roots.platform == "darwin":
         probes.append(MacosProbe(roots.sysctl))
-    if roots.device is not None and has_own_memory(roots.device, roots.virtual_memory().total):
-        probes.append(CudaProbe(roots.device.memory))
     return tuple(probes)
 
 

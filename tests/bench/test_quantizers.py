@@ -7,13 +7,12 @@ import pytest
 from torch import Tensor
 
 from bench.quantizers.__main__ import main, parse_widths
-from bench.quantizers.bootstrap import mean_interval, ratio_interval
 from bench.quantizers.equal_bits import equal_level, level_bits, store_bits
 from bench.quantizers.gguf_weights import StoredMatrix, bits_per_weight, types_told
 from bench.quantizers.importance import write_importance
 from bench.quantizers.llama_file import gguf_name, to_halves, to_neighbours, turned_heads
 from bench.quantizers.llama_quantizer import is_fallback
-from bench.quantizers.quality import Bench, WindowQuality
+from bench.quantizers.quality import Bench
 from bench.quantizers.report import Measured, Pair, markdown, plain, to_json
 from flexquant.engine.decoder import Decoder
 from flexquant.engine.errors import UsageError
@@ -21,16 +20,16 @@ from flexquant.engine.model_config import HEAD, read_model_config
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.engine.weights import DenseWeights
-from flexquant.ensemble_builder.completion import unquantized
 from flexquant.ensemble_builder.evaluation import Reference, Windows, measure
+from flexquant.ensemble_builder.evaluation_setup import unquantized
 from flexquant.ensemble_builder.layer_inputs import ObservedWeights, input_of
 from flexquant.ensemble_builder.stores import open_store
+from flexquant.ensemble_builder.window_quality import WindowQuality
 from support.dense_checkpoint import dense_checkpoint
 from support.quantizing import quantize
 from support.tiny_checkpoint import TEXT, tiny_checkpoint
 
 ASSETS = Path(__file__).parents[1] / "assets"
-SAMPLES = [0.02, 0.05, 0.03, 0.08, 0.04, 0.02, 0.06]
 
 
 def text_of(checkpoint: Path) -> Windows:
@@ -113,28 +112,6 @@ def test_a_level_of_equal_bits_takes_no_more_and_hardly_less() -> None:
     assert equal_level(linears, 1.0) == 2.0
 
 
-# --- intervals
-
-
-def test_an_interval_holds_the_mean_and_is_the_same_every_time() -> None:
-    low, high = mean_interval(SAMPLES)
-    assert min(SAMPLES) <= low < np.mean(SAMPLES) < high <= max(SAMPLES)
-    assert mean_interval(SAMPLES) == (low, high)
-
-
-def test_more_windows_make_a_narrower_interval() -> None:
-    few, many = mean_interval(SAMPLES), mean_interval(SAMPLES * 16)
-    assert many[1] - many[0] < (few[1] - few[0]) / 3
-
-
-def test_a_ratio_is_taken_over_the_same_windows() -> None:
-    low, high = ratio_interval([0.5 * value for value in SAMPLES], SAMPLES)
-    assert low == pytest.approx(0.5)
-    assert high == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="7 windows against 6"):
-        ratio_interval(SAMPLES, SAMPLES[1:])
-
-
 # --- quality
 
 
@@ -176,24 +153,24 @@ def test_the_importance_matrix_is_the_mean_square_of_the_inputs(tmp_path: Path) 
 
 
 def _measured(name: str, *kl: float) -> Measured:
-    return Measured(name, "7 Q4_K", 4.5, WindowQuality((3.0, 3.2), kl))
+    return Measured(name, "7 Q4_K", 4.5, WindowQuality((3.0, 3.2), kl, (0.5, 0.5)))
 
 
 PAIR = Pair(_measured("Q4_K_M", 0.02, 0.04), _measured("with", 0.02, 0.02), _measured("level 4.2", 0.01, 0.02))
 
 
 def test_a_table_has_a_line_per_model_and_the_ratio_at_the_peer() -> None:
-    lines = markdown(WindowQuality((3.0, 3.0), (0.0, 0.0)), [PAIR]).splitlines()
+    lines = markdown(WindowQuality((3.0, 3.0), (0.0, 0.0), (0.5, 0.5)), [PAIR]).splitlines()
     assert len(lines) == 6
     assert lines[3] == (
         "| llama.cpp: Q4_K_M | 7 Q4_K | 4.500 | 22.198 | 1.105 (1 to 1.221) | 0.03 (0.02 to 0.04) | 0.5 (0.5 to 0.5) |"
     )
     assert lines[5].endswith("| 0.015 (0.01 to 0.02) |  |")
-    assert "0.5 (0.5 to 0.5)" in plain(WindowQuality((3.0, 3.0), (0.0, 0.0)), [PAIR])
+    assert "0.5 (0.5 to 0.5)" in plain(WindowQuality((3.0, 3.0), (0.0, 0.0), (0.5, 0.5)), [PAIR])
 
 
 def test_json_has_the_figures_of_every_window() -> None:
-    rows = to_json(WindowQuality((3.0, 3.2), (0.0, 0.0)), [PAIR])
+    rows = to_json(WindowQuality((3.0, 3.2), (0.0, 0.0), (0.5, 0.5)), [PAIR])
     assert [row["owner"] for row in rows] == ["unquantized", "llama.cpp", "llama.cpp", "ours"]
     assert rows[1]["ours_over_this"] == pytest.approx(0.5)
     assert rows[1]["windows"]["kl"] == (0.02, 0.04)

@@ -19,8 +19,8 @@ from flexquant.engine.errors import CheckpointError, FlexQuantError
 from flexquant.engine.manifest import Text
 from flexquant.engine.model_config import read_model_config
 from flexquant.engine.tensor_index import TensorIndex
-from flexquant.ensemble_builder.completion import unquantized
 from flexquant.ensemble_builder.evaluation import Windows, run_layer
+from flexquant.ensemble_builder.evaluation_setup import unquantized
 from support.dense_checkpoint import dense_checkpoint
 from support.tiny_checkpoint import TEXT, tiny_checkpoint
 

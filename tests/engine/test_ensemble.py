@@ -213,7 +213,7 @@ def _set(*path: str | int, value: object) -> Callable[[Any], None]:
         ),
         (_set("modules", 0, "linear", value="model.q"), r"linear: 'model.q' is no linear layer of the model"),
         (_set("modules", 0, "in_features", value=32), r"in_features, out_features are 32, 64; config.json .* 64, 64"),
-        (_set("modules", 0, "columns", value=[0, 32]), r"columns: column slices are not supported"),
+        (_set("modules", 0, "columns", value=[0, 32]), r"in_features, out_features are 64, 64; config.json .* 64, 32"),
         (_set("modules", 0, "variants", 1, "tensors", value=["x"]), r"variants.1.tensors: differ .*q_proj.q_groups"),
         (_set("modules", 0, "variants", 1, "level", value="8.0"), r"variants.1.bytes is 1868, the store has 4428"),
         (_set("default_sequence", value="other"), r"default_sequence 'other' is not among sequences"),
@@ -225,6 +225,73 @@ def test_manifests_that_contradict_their_stores(folder: Path, change: Callable[[
     with pytest.raises(EnsembleError, match=match) as raised:
         Ensemble.open(folder)
     assert str(folder) in str(raised.value)
+
+
+Q_SLICE, HEAD_SLICE, LAST_HEAD_SLICE = 1, -2, -1
+
+
+@pytest.fixture
+def cut_folder(tmp_path: Path) -> Path:
+    """Its first layer is cut at column 32, its last at 64 and 160."""
+    return random_ensemble(tmp_path / "cut", cuts={Q_PROJ: [32], "lm_head": [64, 160]})
+
+
+def test_slices_are_layers_of_their_own(cut_folder: Path) -> None:
+    ensemble = Ensemble.open(cut_folder)
+    names = [module.name for module in ensemble.manifest.modules if module.columns]
+    assert names == [f"{Q_PROJ}[0:32]", f"{Q_PROJ}[32:64]", "lm_head[0:64]", "lm_head[64:160]", "lm_head[160:288]"]
+    for module in ensemble.manifest.modules:
+        specs = ensemble.specs[module.name]
+        assert [spec.payload for spec in specs] == [variant.bytes for variant in module.variants]
+        assert all(spec.out_features == module.out_features for spec in specs)
+        assert all(spec.whole == (module.columns is None) for spec in specs)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (_set("modules", Q_SLICE, "columns", value=[48, 64]), r"proj\[32:64\].columns: \[48, 64\] .* multiples of 32"),
+        (_set("modules", Q_SLICE, "columns", value=[32, 96]), r"columns: \[32, 96\] is no range of the layer's 64"),
+        (_set("modules", Q_SLICE, "columns", value=[32, 32]), r"columns: \[32, 32\] is no range"),
+        (_set("modules", Q_SLICE, "columns", value=[32]), r"modules.1.columns"),
+        (_set("modules", Q_SLICE, "columns", value=[0, 64]), r"columns: begin at 0, the modules of .* end at 32"),
+        (
+            _set("modules", Q_SLICE, "columns", value=None),
+            r"linear: '.*q_proj' is no linear layer .*, or is named twice",
+        ),
+        (_set("modules", Q_SLICE, "out_features", value=64), r"out_features are 64, 64; config.json .* 64, 32"),
+        (_set("modules", HEAD_SLICE, "columns", value=[96, 160]), r"begin at 96, the modules of lm_head .* end at 64"),
+        (
+            _set("modules", LAST_HEAD_SLICE, "linear", value=Q_PROJ),
+            r"columns: \[160, 288\] is no range of the layer's 64",
+        ),
+        (_set("modules", Q_SLICE, "variants", 0, "bytes", value=1), r"footprint_bytes\[0\]"),
+        (
+            _set("modules", Q_SLICE, "variants", 1, "level", value="8.0"),
+            r"variants.1.bytes is 1068, the store has 2348",
+        ),
+        (_set("modules", Q_SLICE, "variants", 0, "tensors", value=["x"]), r"variants.0.tensors: differ"),
+    ],
+)
+def test_cuts_that_are_none(cut_folder: Path, change: Callable[[Any], None], match: str) -> None:
+    edit_manifest(cut_folder, change)
+    with pytest.raises(EnsembleError, match=match) as raised:
+        Ensemble.open(cut_folder)
+    assert str(cut_folder) in str(raised.value)
+
+
+def test_slices_that_end_too_early_are_named(cut_folder: Path) -> None:
+    def shorten(manifest: Any) -> None:
+        gone = manifest["modules"].pop()
+        for sequence in manifest["sequences"].values():
+            sequence["transitions"].pop()
+            sequence["footprint_bytes"].pop()
+            sequence["quality"].pop()
+            sequence["footprint_bytes"] = [size - gone["variants"][0]["bytes"] for size in sequence["footprint_bytes"]]
+
+    edit_manifest(cut_folder, shorten)
+    with pytest.raises(EnsembleError, match=r"modules: the slices of lm_head end at column 160 of 288"):
+        Ensemble.open(cut_folder)
 
 
 def test_a_layer_without_module_is_named(folder: Path) -> None:

@@ -1,6 +1,8 @@
 import weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -97,11 +99,47 @@ def test_columns_start_at_a_word_of_scales() -> None:
 @given(layers(), st.sampled_from(PRESCALES), st.integers(1, 5))
 def test_products_are_those_of_the_weights(layer: Exl2Layer, prescale: float, rows: int) -> None:
     x = np.random.default_rng(rows).standard_normal((rows, layer.in_features)).astype(np.float32)
-    result = linear(matrix(layer), torch.from_numpy(x), prescale)
+    result = linear([matrix(layer)], torch.from_numpy(x), prescale)
     expected = layer.product(x, prescale)
     assert result.dtype == torch.float32
     assert result.shape == (rows, layer.out_features)
     assert np.allclose(result.numpy(), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def sliced(whole: Exl2Matrix, first: int, last: int) -> Exl2Matrix:
+    """Columns [first, last) of a layer; its padding goes with the last one."""
+    end = whole.q_weight.shape[1] if last == whole.out_features else last
+    return replace(
+        whole,
+        q_weight=whole.q_weight[:, first:end],
+        q_scale=whole.q_scale[:, first // 8 : end // 8],
+        bias=None if whole.bias is None else whole.bias[first:last],
+        out_features=last - first,
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_slices_of_different_variants_make_a_layer(data: st.DataObject) -> None:
+    """Random cuts, every slice of a variant of its own, against the columns of the variants side by side."""
+    outputs, bias = data.draw(st.integers(1, 260)), data.draw(st.booleans())
+    variants = [
+        random_layer(groups, outputs, seed=data.draw(st.integers(0, 99)), bias=bias)
+        for groups in ([(8, 32)] * 5, [(4, 128), (3, 32)], [(2, 160)])
+    ]
+    if data.draw(st.booleans()):  # the inputs in one order, as our builder has them
+        for variant in variants:
+            variant.tensors["q_invperm"] = variants[0].tensors["q_invperm"]
+    cuts = data.draw(st.sets(st.sampled_from(range(32, outputs, 32)))) if outputs > 32 else set()
+    x = np.random.default_rng(outputs).standard_normal((3, 160)).astype(np.float32)
+    parts, expected = [], []
+    for first, last in pairwise([0, *sorted(cuts), outputs]):
+        chosen = data.draw(st.sampled_from(variants))
+        parts.append(sliced(matrix(chosen), first, last))
+        expected.append(chosen.product(x)[:, first:last])
+    found, wanted = linear(parts, torch.from_numpy(x)).numpy(), np.concatenate(expected, axis=1)
+    assert found.shape == wanted.shape == (3, outputs)
+    assert np.allclose(found, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
 
 
 @pytest.fixture
@@ -115,7 +153,7 @@ def test_tiles_do_not_show_in_the_result() -> None:
     layer = random_layer([(5, 128), (3, 128)] * 4, 330, bias=True)
     assert tile_columns(layer.in_features) < 330
     x = np.random.default_rng(0).standard_normal((2, layer.in_features)).astype(np.float32)
-    assert np.allclose(linear(matrix(layer), torch.from_numpy(x)).numpy(), layer.product(x), rtol=1e-4, atol=1e-4)
+    assert np.allclose(linear([matrix(layer)], torch.from_numpy(x)).numpy(), layer.product(x), rtol=1e-4, atol=1e-4)
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no annotations there
@@ -150,7 +188,7 @@ def test_scratch_stays_within_its_bound(bits: int) -> None:
     x = torch.randn(1, layer.in_features)
     unpack_codes(layer)  # fills the cache of shifts and masks
     with LiveBytes() as live:
-        linear(layer, x)
+        linear([layer], x)
     inputs_and_outputs = layer.q_weight.nbytes + layer.q_scale.nbytes + 4 * 1024
     assert live.peak > 0
     assert live.peak - inputs_and_outputs <= scratch_bytes(layer.in_features) == 1 << 20
@@ -183,7 +221,7 @@ def test_wide_inputs_take_what_they_need() -> None:
 def test_nothing_is_written_to_the_layer() -> None:
     layer = random_layer([(6, 64), (2, 32)], 64, bias=True)
     found = matrix(layer)
-    linear(found, torch.randn(3, layer.in_features))
+    linear([found], torch.randn(3, layer.in_features))
     unpack_codes(found)
     for suffix in ("q_weight", "q_scale", "q_scale_max", "q_invperm", "bias"):
         assert np.array_equal(getattr(found, suffix).numpy(), layer.tensors[suffix])

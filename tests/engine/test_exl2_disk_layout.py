@@ -38,7 +38,7 @@ def test_a_layer_works_wherever_it_lies(tmp_path_factory: pytest.TempPathFactory
     assert torch.equal(dequantize(matrix).view(torch.int16), expected.view(torch.int16))
     x = np.ones((1, layer.in_features), dtype=np.float32)
     product = layer.product(x)
-    assert np.allclose(linear(matrix, torch.from_numpy(x)), product, rtol=1e-3, atol=1e-4 * np.abs(product).max())
+    assert np.allclose(linear([matrix], torch.from_numpy(x)), product, rtol=1e-3, atol=1e-4 * np.abs(product).max())
 
 
 @settings(deadline=None, max_examples=20)
@@ -54,6 +54,26 @@ def test_tensors_are_aligned_and_apart(tmp_path_factory: pytest.TempPathFactory,
         end = offset + entry.nbytes
     assert end <= size_bytes(spec) < spec.payload + ALIGNMENT * len(placed)
     assert size_bytes(spec) % ALIGNMENT == 0
+
+
+@settings(deadline=None, max_examples=20)
+@given(layer=layers(), data=st.data())
+def test_a_slice_is_a_layer_of_its_own(
+    tmp_path_factory: pytest.TempPathFactory, layer: Exl2Layer, data: st.DataObject
+) -> None:
+    first = 32 * data.draw(st.integers(0, (layer.out_features - 1) // 32))
+    last = min(layer.out_features, first + 32 * data.draw(st.integers(1, 3)))
+    spec = spec_of(layer, tmp_path_factory.mktemp("store")).sliced((first, last))
+    arena = torch.full((size_bytes(spec),), 0xAA, dtype=torch.uint8)
+    for entry, offset in layout(spec):
+        read_into(entry, arena.numpy().data[offset : offset + entry.nbytes])
+    matrix = matrix_from(spec, arena, 0)
+    expected = torch.from_numpy(layer.weights()[:, first : first + spec.padded_out].copy())
+    assert torch.equal(dequantize(matrix).view(torch.int16), expected.view(torch.int16))
+    x = np.ones((1, layer.in_features), dtype=np.float32)
+    product = layer.product(x)[:, first:last]
+    found = linear([matrix], torch.from_numpy(x))
+    assert np.allclose(found, product, rtol=1e-3, atol=1e-4 * np.abs(layer.product(x)).max())
 
 
 def test_views_are_of_the_arena(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from flexquant.engine.errors import CheckpointError
 from flexquant.engine.exl2.groups import CODES_PER_PERIOD, runs
 from flexquant.engine.exl2.spec import Exl2Spec, is_quantized, read_spec
-from flexquant.engine.tensor_index import TensorIndex
+from flexquant.engine.tensor_index import TensorIndex, read_into
 from support.checkpoints import write_safetensors
 from support.exl2_fixtures import Exl2Layer, random_layer
 
@@ -46,6 +46,53 @@ def test_a_layer_of_mixed_widths_and_group_sizes(tmp_path: Path) -> None:
     per_group = 16 + 2 * 16 + 4 * 64  # the maximum, two numbers of the group table, four bits per column
     assert 8 * spec.payload == 64 * code_bits + len(MIXED) * per_group + 32 * 352 + 16 * 50
     assert {entry.name for entry in spec.entries.values()} == {f"layer.{suffix}" for suffix in layer.tensors}
+
+
+@pytest.mark.parametrize("padded_bias", [False, True])
+def test_slices_add_up_to_the_layer(tmp_path: Path, padded_bias: bool) -> None:
+    layer = random_layer(MIXED, 180, bias=True)
+    if padded_bias:
+        layer.tensors["bias"] = np.concatenate([layer.tensors["bias"], np.zeros(12, np.float16)])
+    whole = spec_of(layer, tmp_path)
+    slices = [whole.sliced(columns) for columns in [(0, 32), (32, 160), (160, 180)]]
+    assert [(spec.out_features, spec.padded_out) for spec in slices] == [(32, 32), (128, 128), (20, 32)]
+    index = TensorIndex.open(tmp_path)
+    for suffix in ("q_weight", "q_scale", "bias"):
+        parts = []
+        for spec in slices:
+            entry = spec.entries[suffix]
+            buffer = bytearray(entry.nbytes)
+            read_into(entry, memoryview(buffer))
+            parts.append(np.frombuffer(buffer, layer.tensors[suffix].dtype).reshape(entry.shape))
+        assert np.array_equal(np.concatenate(parts, axis=-1), layer.tensors[suffix])
+        assert sum(spec.entries[suffix].nbytes for spec in slices) == index[f"layer.{suffix}"].nbytes
+    for suffix in ("q_scale_max", "q_groups", "q_invperm"):
+        assert all(spec.entries[suffix] == whole.entries[suffix] for spec in slices)
+    copies = 2 * (2 * len(MIXED) + 4 * len(MIXED) + 4 * 352)
+    assert sum(spec.payload for spec in slices) - whole.payload == copies
+    assert all((spec.runs, spec.order) == (whole.runs, whole.order) for spec in slices)
+
+
+def test_the_whole_layer_is_a_slice_too(tmp_path: Path) -> None:
+    whole = spec_of(random_layer(MIXED, 50, bias=True), tmp_path)
+    assert whole.sliced(None) == whole.sliced((0, 50)) == whole
+
+
+@pytest.mark.parametrize(
+    ("columns", "what"),
+    [
+        ((0, 0), "is no range"),
+        ((64, 32), "is no range"),
+        ((-32, 32), "is no range"),
+        ((64, 128), r"\[64, 128\] is no range of the layer's 100 columns"),
+        ((16, 64), "multiples of 32"),
+        ((32, 80), "multiples of 32, but for the layer's end at 100"),
+    ],
+)
+def test_where_a_layer_cannot_be_cut(columns: tuple[int, int], what: str, tmp_path: Path) -> None:
+    whole = spec_of(random_layer([(4, 64)], 100), tmp_path)
+    with pytest.raises(ValueError, match=what):
+        whole.sliced(columns)
 
 
 def test_layers_are_told_apart_by_their_own_tensors(tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ def test_blocks_hold_exactly_the_assignment_of_every_position(plan: Plan) -> Non
     for position in range(residency.max_position + 1):
         held = {place.module: place.variant for block in residency.blocks(position) for place in block.placed}
         assert held == plan.assignment(position)
+        assert residency.mapped(position) == sum(block.mapped for block in residency.blocks(position))
         assert residency.payload(position) == sum(plan.sizes[name][variant].payload for name, variant in held.items())
         for block in residency.blocks(position):
             ends = [place.offset + place.size.span for place in block.placed]

@@ -1,7 +1,9 @@
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
+from flexquant.engine import tensor_index
 from flexquant.engine.errors import CheckpointError
 from flexquant.engine.tensor_index import TensorIndex, read_into
 from flexquant.engine.torch_tensors import read_tensor, torch_dtype
@@ -107,6 +110,62 @@ def test_tensors_are_read_into_a_given_place(tmp_path: Path) -> None:
     place = bytearray(b"\xee" * 20)
     read_into(TensorIndex.open(tmp_path)["b"], memoryview(place)[5:15])
     assert place == b"\xee" * 5 + HALVES.tobytes() + b"\xee" * 5
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_columns_are_read_alone(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Any columns of any matrix, any part of their bytes, whether what lies between is read along or not."""
+    rows, width = data.draw(st.integers(1, 600)), data.draw(st.integers(1, 12))
+    matrix = np.arange(rows * width, dtype=np.int32).reshape(rows, width)
+    folder = tmp_path_factory.mktemp("columns")
+    write_safetensors(folder / "a.safetensors", {"before": HALVES, "matrix": matrix, "behind": HALVES})
+    first = data.draw(st.integers(0, width - 1))
+    last = data.draw(st.integers(first + 1, width))
+    entry = TensorIndex.open(folder)["matrix"].columns(first, last)
+    expected = np.ascontiguousarray(matrix[:, first:last])
+    assert (entry.shape, entry.nbytes) == (expected.shape, expected.nbytes)
+    assert entry.end == TensorIndex.open(folder)["matrix"].end - 4 * (width - last)
+    start = data.draw(st.integers(0, expected.nbytes - 1))
+    found = bytearray(data.draw(st.integers(1, expected.nbytes - start)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensor_index, "_LARGEST_GAP", data.draw(st.sampled_from([0, 16, 1 << 20])))
+        read_into(entry, memoryview(found), start)
+    assert found == expected.tobytes()[start : start + len(found)]
+
+
+def test_what_lies_between_wide_rows_stays_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_safetensors(tmp_path / "a.safetensors", {"matrix": np.arange(40_000, dtype=np.int32).reshape(4, 10_000)})
+    entry = TensorIndex.open(tmp_path)["matrix"].columns(32, 64)
+    counts: list[int] = []
+    preadv = os.preadv
+
+    def counted(*arguments: Any) -> int:
+        counts.append(preadv(*arguments))
+        return counts[-1]
+
+    monkeypatch.setattr(os, "preadv", counted)
+    read_into(entry, memoryview(bytearray(entry.nbytes)))
+    assert counts == [128] * 4
+
+
+def test_elements_of_a_vector_are_read_alone(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "a.safetensors", {"vector": HALVES})
+    entry = TensorIndex.open(tmp_path)["vector"].columns(1, 4)
+    found = bytearray(6)
+    read_into(entry, memoryview(found))
+    assert found == HALVES[1:4].tobytes()
+
+
+@pytest.mark.parametrize("gap", [0, 1 << 20])
+def test_columns_of_a_file_that_shrinks_later(tmp_path: Path, gap: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensor_index, "_LARGEST_GAP", gap)
+    write_safetensors(tmp_path / "a.safetensors", {"matrix": MATRIX})
+    entry = TensorIndex.open(tmp_path)["matrix"].columns(1, 3)
+    with (tmp_path / "a.safetensors").open("r+b") as stream:
+        stream.truncate(entry.end - 2)
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: ends within tensor matrix"):
+        read_into(entry, memoryview(bytearray(entry.nbytes)))
 
 
 def test_no_file_no_model(tmp_path: Path) -> None:

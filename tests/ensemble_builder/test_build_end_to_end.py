@@ -10,7 +10,6 @@ from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.manifest import Manifest, read_manifest
 from flexquant.ensemble_builder import completion
 from flexquant.ensemble_builder.cli import main
-from flexquant.ensemble_builder.manifest_writer import SEQUENCE_NAME
 from support.tiny_checkpoint import TEXT, tiny_checkpoint, write_texts
 
 Say = Callable[[], str]
@@ -55,12 +54,17 @@ def test_what_is_built_opens_and_verifies(ensemble: Path) -> None:
     assert opened.manifest.quantization.calibration.name == "calibration.txt"
     assert opened.manifest.evaluation.text.name == "search.txt"
     assert opened.manifest.evaluation.reference == "unquantized"
-    assert sorted(path.name for path in ensemble.iterdir()) == ["ensemble.json", "levels", "report.json"]
+    assert sorted(path.name for path in ensemble.iterdir()) == [
+        "ensemble.json",
+        "levels",
+        "report.json",
+        "search.jsonl",
+    ]
 
 
 def test_every_module_is_lowered_once_and_quality_falls_from_end_to_end(ensemble: Path) -> None:
     manifest = read_manifest(ensemble)
-    sequence = manifest.sequences[SEQUENCE_NAME]
+    sequence = manifest.sequences["projection"]
     moved = [move.module for transition in sequence.transitions for move in transition.moves]
     assert sorted(moved) == sorted(module.name for module in manifest.modules)
     first, last = sequence.quality[0], sequence.quality[-1]
@@ -71,7 +75,8 @@ def test_every_module_is_lowered_once_and_quality_falls_from_end_to_end(ensemble
 def test_the_report_says_what_the_search_cost(ensemble: Path) -> None:
     report = json.loads((ensemble / "report.json").read_text())
     assert report["search"]["evaluations"] == read_manifest(ensemble).search.evaluations
-    assert report["search"]["area"] <= report["search"]["greedy_area"]
+    areas = report["search"]["sequences"]["projection"]
+    assert areas["area"] <= areas["greedy_area"]
 
 
 def test_the_same_build_again_gives_the_same_bytes(
@@ -95,11 +100,63 @@ def test_three_levels_and_no_text(model: Path, tmp_path: Path) -> None:
         main([str(model), "--levels", "8,4,2.5", "--out", str(out), "--preset", "quick", "--search-tokens", "256"]) == 0
     )
     manifest = Ensemble.open(out, verify=True).manifest
-    assert len(manifest.sequences[SEQUENCE_NAME].transitions) == 14 * 2 + 1  # the head has 6 bits at both lower levels
+    assert len(manifest.sequences["projection"].transitions) == 14 * 2 + 1  # the head has 6 bits at both lower levels
     assert manifest.quantization is not None
     calibration, search = manifest.quantization.calibration, manifest.evaluation.text
     assert (calibration.name, search.name) == ("sampled from the model, seed 0", "sampled from the model, seed 1")
     assert calibration.sha256 != search.sha256
+
+
+@pytest.fixture(scope="module")
+def sliced(model: Path, texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an ensemble of slices with a sequence of every kind."""
+    out = tmp_path_factory.mktemp("out") / "sliced"
+    units = ["--unit", "block,projection", "--unit", "layer", "--max-step", "2K"]
+    assert main([str(model), "--levels", "8,3", "--out", str(out), *units, *texts]) == 0
+    return out
+
+
+def test_sequences_of_every_unit_share_their_ends(sliced: Path) -> None:
+    manifest = Ensemble.open(sliced, verify=True).manifest
+    assert {name: found.unit for name, found in manifest.sequences.items()} == {
+        "block": "block",
+        "projection": "slice",
+        "layer": "layer",
+    }
+    assert manifest.default_sequence == "block"
+    block, projection, layer = manifest.sequences.values()
+    assert [len(found.transitions) for found in (block, projection, layer)] == [5, len(manifest.modules), 3]
+    for found in (block, layer):
+        ends = [(each.footprint_bytes[at], each.quality[at]) for at in (0, -1) for each in (found, projection)]
+        assert ends[0] == ends[1]
+        assert ends[2] == ends[3]
+    assert all(module.sensitivity is not None for module in manifest.modules)
+
+
+def test_no_step_gives_back_more_than_asked(sliced: Path) -> None:
+    manifest = read_manifest(sliced)
+    assert any(module.columns for module in manifest.modules)
+    assert all(module.variants[0].bytes - module.variants[-1].bytes <= 2048 for module in manifest.modules)
+
+
+def test_what_is_measured_again_at_positions_between_is_what_the_manifest_has(
+    sliced: Path, model: Path, texts: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main([str(model), "--levels", "8,3", "--out", str(out), "--max-step", "2K", *texts]) == 0
+    capsys.readouterr()
+    quality = read_manifest(out).sequences["projection"].quality
+    assert quality == read_manifest(sliced).sequences["projection"].quality
+    asked = ["eval", str(out), "--text", texts[3], "--checkpoint", str(model), "--positions", "0,3,8,N", "--json"]
+    assert main(asked) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"][1:]
+    assert [row["kl"] for row in rows] == pytest.approx([quality[row["position"]].kl for row in rows], rel=1e-4)
+
+
+def test_a_step_that_cannot_be_that_small(model: Path, texts: list[str], tmp_path: Path, complaint: Say) -> None:
+    arguments = ["--levels", "8,3", "--max-step", "100", "--budget-evals", "0"]
+    assert main([str(model), "--out", str(tmp_path / "out"), *arguments, *texts]) == 0
+    assert "modules of 32 columns cannot be cut finer" in complaint()
 
 
 def test_the_budget_bounds_the_search(model: Path, texts: list[str], tmp_path: Path) -> None:
@@ -137,7 +194,7 @@ def test_levels_that_exist_already_and_nothing_else(ensemble: Path, tmp_path: Pa
     assert main(["--from-checkpoints", checkpoints, "--out", str(out), "--search-tokens", "256"]) == 0
     manifest = Ensemble.open(out, verify=True).manifest
     assert manifest.evaluation.reference == "position 0"
-    assert manifest.sequences[SEQUENCE_NAME].quality[0].kl == 0.0
+    assert manifest.sequences["projection"].quality[0].kl == 0.0
 
 
 def test_eval_has_a_row_for_the_unquantized_model(
@@ -171,6 +228,7 @@ def test_sample_text(model: Path, tmp_path: Path, complaint: Say) -> None:
         (["--levels", "8,1"], 2, "1 bits is outside 2 to 8"),
         (["--checkpoint", "elsewhere"], 2, "--checkpoint cannot be used with MODEL"),
         (["--group-size", "48"], 2, "group size 48"),
+        (["--unit", "row"], 2, "--unit row: 'row' is no unit"),
         (["--calibration", "nowhere.txt"], 3, "nowhere.txt: cannot be read"),
         (["--from-checkpoints", "a,b"], 2, "MODEL cannot be used with --from-checkpoints"),
     ],
@@ -185,7 +243,14 @@ def test_arguments_that_cannot_work(
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["model", "--seed", "-1"], ["model", "--budget-minutes", "soon"], ["model", "--nonsense"], ["eval", "e"]],
+    [
+        [],
+        ["model", "--seed", "-1"],
+        ["model", "--budget-minutes", "soon"],
+        ["model", "--max-step", "big"],
+        ["model", "--nonsense"],
+        ["eval", "e"],
+    ],
 )
 def test_arguments_that_make_no_sense(arguments: list[str], complaint: Say) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -17,7 +17,8 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Builder:
     folder = tmp_path_factory.mktemp("builder")
     calibration, search = write_texts(folder)
     texts = ["--calibration", str(calibration), "--search-text", str(search)]
-    return Builder([str(tiny_checkpoint(folder / "tiny")), "--levels", "8,3", *texts], folder / "log")
+    what = ["--levels", "8,3", "--max-step", "2K", "--unit", "projection,block"]
+    return Builder([str(tiny_checkpoint(folder / "tiny")), *what, *texts], folder / "log")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def test_killed_at_ten_random_moments(builder: Builder, undisturbed: tuple[bytes
         out = tmp_path / str(number)
         killed += builder.kill_after(rng.uniform(0.05, 0.95) * seconds, out)
         assert builder.finish(out) == manifest
-        assert sorted(path.name for path in out.iterdir()) == ["ensemble.json", "levels", "report.json"]
+        assert sorted(path.name for path in out.iterdir()) == ["ensemble.json", "levels", "report.json", "search.jsonl"]
     assert killed > 0
 
 
@@ -50,3 +51,15 @@ def test_killed_again_and_again_it_gets_there(
     while builder.kill_after(rng.uniform(0.3, 0.7) * seconds, out):
         pass
     assert builder.finish(out) == manifest
+
+
+def test_killed_while_other_processes_measure(
+    builder: Builder, undisturbed: tuple[bytes, float], tmp_path: Path
+) -> None:
+    """A search with workers that is killed may be continued without them, and the other way round."""
+    manifest, seconds = undisturbed
+    rng = random.Random(3)
+    for number in range(3):
+        out = tmp_path / str(number)
+        builder.kill_after(rng.uniform(0.6, 1.2) * seconds, out, "--workers", "2")
+        assert builder.finish(out, *(["--workers", "2"] if number == 0 else [])) == manifest

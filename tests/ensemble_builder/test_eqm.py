@@ -64,6 +64,26 @@ def test_each_linear_layer_comes_from_its_level() -> None:
     assert torch.equal(weights.norm("model.norm.weight"), LEVELS["8.0"].norm("model.norm.weight"))
 
 
+def test_columns_of_a_layer_may_come_from_several_levels() -> None:
+    """Slices of `up_proj`, of which two neighbours are of one level."""
+    key = "model.layers.1.mlp.up_proj"
+    whole = next(module for module in MODULES if module.linear == key)
+    slices = [
+        whole.model_copy(update={"name": f"{key}[{first}:{last}]", "columns": (first, last)})
+        for first, last in ((0, 16), (16, 32), (32, 48))
+    ]
+    decoder = hybrid(
+        SMALL, [*slices, *(module for module in MODULES if module is not whole)], LEVELS, (2, 2, 1, *TOP[1:])
+    )
+    x = torch.randn(5, SMALL.hidden_size)
+    expected = torch.cat([LEVELS["2.0"].linear(key, x)[:, :32], LEVELS["4.0"].linear(key, x)[:, 32:]], dim=1)
+    torch.testing.assert_close(decoder.weights.linear(key, x), expected)
+    uncut = hybrid(
+        SMALL, [*slices, *(module for module in MODULES if module is not whole)], LEVELS, (2, 2, 2, *TOP[1:])
+    )
+    assert torch.equal(uncut.weights.linear(key, x), LEVELS["2.0"].linear(key, x))
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2**32), st.sampled_from([1 << 30, 60_000, 1]))
 def test_reuse_never_changes_a_result(seed: int, cache_bytes: int) -> None:

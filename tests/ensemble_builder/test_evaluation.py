@@ -17,7 +17,15 @@ from flexquant.engine.manifest import Text
 from flexquant.engine.model_config import read_model_config
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.ensemble_builder import evaluation
-from flexquant.ensemble_builder.evaluation import Reference, Windows, final_hidden, measure, read_text, rounded
+from flexquant.ensemble_builder.evaluation import (
+    Reference,
+    Windows,
+    final_hidden,
+    measure,
+    measure_windows,
+    read_text,
+    rounded,
+)
 from support.tiny_model import RandomWeights, tiny_config
 from support.torch_calls import appended
 
@@ -89,6 +97,31 @@ def test_tiles_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None
     tiled = measure(twin, final_hidden(twin, windows), windows, Reference(decoder, hidden))
     assert tiled.kl == pytest.approx(whole.kl, rel=1e-4)
     assert tiled.perplexity == pytest.approx(whole.perplexity, rel=1e-5)
+
+
+def test_what_is_kept_of_the_reference_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    windows = random_windows()
+    decoder, twin = Decoder(SMALL, RandomWeights(SMALL)), Decoder(SMALL, noisy(0.3))
+    hidden = final_hidden(twin, windows)
+    kept = Reference.of(decoder, windows)
+    found = [measure_windows(twin, hidden, windows, kept) for _ in range(2)]
+    monkeypatch.setattr(evaluation, "KEPT_BYTES", 0)
+    found.append(measure_windows(twin, hidden, windows, Reference.of(decoder, windows)))
+    assert found[0] == found[1] == found[2]
+
+
+def test_windows_have_their_own_figures_and_their_means_are_those_of_the_text() -> None:
+    windows = random_windows()
+    decoder, twin = Decoder(SMALL, RandomWeights(SMALL)), Decoder(SMALL, noisy(0.3))
+    hidden = final_hidden(twin, windows)
+    found = measure_windows(twin, hidden, windows, Reference.of(decoder, windows))
+    last = Windows(windows.tokens[-1:], windows.text)
+    alone = measure_windows(twin, hidden[-1:], last, Reference.of(decoder, last))
+    assert (found.kl[-1], found.surprise[-1]) == pytest.approx((alone.kl[0], alone.surprise[0]), rel=1e-5)
+    whole = measure(twin, hidden, windows, Reference.of(decoder, windows))
+    assert whole.kl == pytest.approx(found.mean_kl, rel=1e-5)
+    guesses = log_probabilities(noisy(0.3), windows).argmax(-1) == windows.tokens[:, 1:]
+    assert found.right == pytest.approx(guesses.double().mean(dim=1).tolist())
 
 
 def test_logits_that_are_not_finite_are_an_error() -> None:

@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -48,7 +48,9 @@ class Counted:
         self.asked: Counter[Assignment] = Counter()
         self.limit = limit
 
-    def __call__(self, _stem: Assignment, candidates: Sequence[Assignment]) -> list[float]:
+    def __call__(
+        self, _stem: Assignment, candidates: Sequence[Assignment], _likely: Iterator[Assignment]
+    ) -> list[float]:
         return [self._one(candidate) for candidate in candidates]
 
     def _one(self, state: Assignment) -> float:

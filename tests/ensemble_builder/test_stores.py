@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,6 @@ from flexquant.ensemble_builder.stores import (
     norm_bytes,
     open_store,
     parameter_count,
-    units_of,
 )
 from support.ensembles import Shape, random_ensemble
 
@@ -39,11 +39,23 @@ def test_one_module_per_linear_layer_in_forward_order(stores: list[Store]) -> No
             assert all(name.startswith(f"{module.linear}.") for name in variant.tensors)
 
 
-def test_units_have_the_modules_bytes(stores: list[Store]) -> None:
-    modules = modules_of(stores)
-    assert [unit.sizes for unit in units_of(modules)] == [
-        tuple(variant.bytes for variant in module.variants) for module in modules
-    ]
+def test_slices_cover_each_layer_and_no_step_is_larger_than_asked(stores: list[Store]) -> None:
+    most = 3000
+    whole = {module.linear: module for module in modules_of(stores)}
+    modules = modules_of(stores, most)
+    assert len(modules) > len(whole)
+    covered: dict[str, int] = {}
+    for module in modules:
+        first, last = module.columns or (0, module.out_features)
+        assert covered.get(module.linear, 0) == first
+        assert module.out_features == last - first
+        assert module.name == (module.linear if module.columns is None else f"{module.linear}[{first}:{last}]")
+        covered[module.linear] = last
+        for variant, uncut in zip(module.variants, whole[module.linear].variants, strict=True):
+            assert (variant.level, variant.tensors) == (uncut.level, uncut.tensors)
+        steps = [high.bytes - low.bytes for high, low in pairwise(module.variants)]
+        assert max(steps) <= most or module.out_features == 32
+    assert covered == {linear: module.out_features for linear, module in whole.items()}
 
 
 def test_a_variant_that_gives_nothing_back_is_left_out(stores: list[Store]) -> None:

@@ -50,6 +50,14 @@ def test_a_finished_build_is_left_alone(tmp_path: Path) -> None:
     assert not (tmp_path / ".work").exists()
 
 
+def test_a_build_that_was_killed_when_it_was_finished_leaves_nothing(tmp_path: Path) -> None:
+    with workplace(tmp_path, SETTINGS):
+        finish(tmp_path)
+    with workplace(tmp_path, SETTINGS) as place:
+        assert place.finished
+    assert not (tmp_path / ".work").exists()
+
+
 def test_a_finished_build_is_not_overwritten_by_another(tmp_path: Path) -> None:
     finish(tmp_path)
     with pytest.raises(InputError, match="holds an ensemble with levels"):

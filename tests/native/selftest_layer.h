@@ -12,24 +12,66 @@
 
 namespace selftest {
 
-// x [rows][m.in], after a norm if there is one, times a matrix: row by row and block by block.
-inline Guarded<float> times(const Kernels& kernels, const fq::Matrix& m, const float* x, int rows, const float* norm,
+// A layer of matrices side by side.
+struct TestLinear {
+  std::vector<std::unique_ptr<TestMatrix::Packed>> packed;
+  std::vector<fq::Part> parts;
+  int blocks = 0, out = 0, words = 0;
+
+  void add(const Kernels& kernels, const TestMatrix& matrix) {
+    packed.push_back(std::make_unique<TestMatrix::Packed>(matrix.pack(kernels)));
+    const fq::Matrix& m = packed.back()->m;
+    parts.push_back({m, blocks, 0});
+    blocks += m.blocks;
+    out += m.out;
+    words = std::max(words, m.words);
+  }
+  int in() const { return parts[0].matrix.in; }
+  fq::Linear linear() const { return {parts.data(), static_cast<int32_t>(parts.size()), blocks, out, words}; }
+};
+
+// Number the rounded inputs of layers that take the same ones; bytes that they take together for so many rows. The
+// parts in these tests that have one permutation also have the same units.
+inline int64_t number_inputs(const std::vector<TestLinear*>& linears, int rows) {
+  std::vector<const fq::Matrix*> forms;
+  int64_t bytes = 0;
+  for (TestLinear* l : linears) {
+    for (fq::Part& p : l->parts) {
+      size_t i = 0;
+      const size_t bytes_of_order = sizeof(int32_t) * static_cast<size_t>(p.matrix.in);
+      while (i < forms.size() && memcmp(forms[i]->perm, p.matrix.perm, bytes_of_order)) ++i;
+      if (i == forms.size()) {
+        forms.push_back(&p.matrix);
+        bytes += fq::rounded_bytes(rows, p.matrix.units);
+      }
+      CHECK(forms[i]->units == p.matrix.units);
+      p.inputs = static_cast<int32_t>(i);
+    }
+  }
+  return bytes;
+}
+
+// x [rows][in], after a norm if there is one, times a layer: row by row, part by part and block by block.
+inline Guarded<float> times(const Kernels& kernels, const TestLinear& l, const float* x, int rows, const float* norm,
                             float eps) {
-  Guarded<float> out(int64_t{rows} * m.out);
+  Guarded<float> out(int64_t{rows} * l.out);
   for (int row = 0; row < rows; ++row) {
-    RoundedRows one(1, m.units);
-    const float* source = x + int64_t{row} * m.in;
-    Guarded<float> normed(m.in);
+    const float* source = x + int64_t{row} * l.in();
+    Guarded<float> normed(l.in());
     if (norm) {
-      kernels.rms_norm_row(source, norm, normed.data(), m.in, eps);
+      kernels.rms_norm_row(source, norm, normed.data(), l.in(), eps);
       source = normed.data();
     }
-    kernels.round_units(m, source, 0, 0, m.units, one.x);
-    for (int block = 0; block * kLanes < m.out; ++block) {
-      float sums[kLanes];
-      kernels.multiply(m, one.x, 0, block, 1, sums);
-      const int width = std::min(kLanes, m.out - block * kLanes);
-      std::copy(sums, sums + width, &out[int64_t{row} * m.out + block * kLanes]);
+    for (const fq::Part& p : l.parts) {
+      const fq::Matrix& m = p.matrix;
+      RoundedRows one(1, m.units);
+      kernels.round_units(m, source, 0, 0, m.units, one.x);
+      for (int block = 0; block * kLanes < m.out; ++block) {
+        float sums[kLanes];
+        kernels.multiply(m, one.x, 0, block, 1, sums);
+        const int width = std::min(kLanes, m.out - block * kLanes);
+        std::copy(sums, sums + width, &out[int64_t{row} * l.out + (p.first_block + block) * kLanes]);
+      }
     }
   }
   return out;
@@ -44,28 +86,39 @@ struct TestRows {
 class TestLayer {
  public:
   // `sharing`: k and v take the rounded inputs of q, up those of gate; else all have permutations of their own.
-  TestLayer(const Kernels& kernels, bool sharing) : shape{1024, 336, 4, 2, 24, 1, 1e-6f, 0} {
+  // `cut`: every layer is cut, each part has widths of its own, and with `sharing` every second one the common
+  // permutation.
+  TestLayer(const Kernels& kernels, bool sharing, bool cut) : shape{1024, 336, 4, 2, 24, 1, 1e-6f, 0} {
     Random random(11);
     const std::vector<int32_t> order = sharing ? random_order(random, shape.hidden) : std::vector<int32_t>();
     const int query = shape.heads * shape.head_dim, key = shape.kv_heads * shape.head_dim;
     const std::vector<Groups> mixed = {{8, 32, 20}, {6, 32, 8}, {4, 32, 4}}, wide = {{8, 128, 8}};
-    add(kernels, random, {mixed, query, true, 0.02f}, order);
-    add(kernels, random, {mixed, key, true, 0.02f}, order);
-    add(kernels, random, {sharing ? wide : mixed, key, false, 0.02f}, order);
-    add(kernels, random, {{{5, 32, 2}, {4, 32, 1}}, shape.hidden, false, 0.02f}, {});
-    add(kernels, random, {wide, shape.intermediate, false, 0.02f}, order);
-    add(kernels, random, {sharing ? mixed : wide, shape.intermediate, false, 0.02f}, order);
-    add(kernels, random, {{{6, 64, 2}, {3, 64, 3}, {2, 16, 1}}, shape.hidden, true, 0.02f}, {});
+    const std::vector<Groups> o = {{5, 32, 2}, {4, 32, 1}}, o_wide = {{8, 32, 3}};
+    const std::vector<Groups> down = {{6, 64, 2}, {3, 64, 3}, {2, 16, 1}}, down_wide = {{8, 48, 7}};
+    const auto add = [&](TestLinear& linear, const std::vector<Groups>& groups, const std::vector<Groups>& others,
+                         bool bias, const std::vector<int32_t>& shared, std::vector<int> widths) {
+      for (size_t i = 0; i < widths.size(); ++i) {
+        const Plan plan = {i % 2 ? others : groups, widths[i], bias, 0.02f};
+        linear.add(kernels, TestMatrix(plan, random, i % 2 ? std::vector<int32_t>() : shared));
+      }
+    };
+    using Widths = std::vector<int>;
+    add(q_, mixed, wide, true, order, cut ? Widths{32, 32, query - 64} : Widths{query});
+    add(k_, mixed, wide, true, order, cut ? Widths{32, key - 32} : Widths{key});
+    add(v_, sharing ? wide : mixed, mixed, false, order, Widths{key});
+    add(o_, o, o_wide, false, {}, cut ? Widths{512, 480, 32} : Widths{shape.hidden});
+    add(gate_, wide, mixed, false, order, cut ? Widths{160, shape.intermediate - 160} : Widths{shape.intermediate});
+    add(up_, sharing ? mixed : wide, wide, false, order,
+        cut ? Widths{64, 32, 192, shape.intermediate - 288} : Widths{shape.intermediate});
+    add(down_, down, down_wide, true, {}, cut ? Widths{32, shape.hidden - 32} : Widths{shape.hidden});
     norms_.push_back(random_floats(random, shape.hidden));
     norms_.push_back(random_floats(random, shape.hidden));
-    layer_ = {packed_[0]->m, packed_[1]->m, packed_[2]->m, packed_[3]->m, packed_[4]->m, packed_[5]->m, packed_[6]->m,
-              norms_[0].data(), norms_[1].data(), sharing ? 0 : -1, sharing ? 1 : -1, sharing ? 0 : -1, 1};
   }
 
   fq::Shape shape;
 
   // Hidden states of the rows after the layer: by run_layer on `threads` threads, or, with 0, step by step.
-  Guarded<float> run(const Kernels& kernels, const TestRows& rows, int threads) const {
+  Guarded<float> run(const Kernels& kernels, const TestRows& rows, int threads) {
     const int page_count = (rows.history + rows.first_rows + kPageTokens - 1) / kPageTokens + 1;
     const int64_t page_bytes = int64_t{2} * 2 * shape.kv_heads * kPageTokens * shape.head_dim * 2;
     Guarded<uint8_t> memory(page_bytes * page_count);
@@ -86,16 +139,11 @@ class TestLayer {
   }
 
  private:
-  std::vector<std::unique_ptr<TestMatrix::Packed>> packed_;
+  TestLinear q_, k_, v_, o_, gate_, up_, down_;
   std::vector<Guarded<float>> norms_;
-  fq::Layer layer_;
-
-  void add(const Kernels& kernels, Random& random, const Plan& plan, const std::vector<int32_t>& order) {
-    packed_.push_back(std::make_unique<TestMatrix::Packed>(TestMatrix(plan, random, order).pack(kernels)));
-  }
 
   Guarded<float> pass(const Kernels& kernels, Random& random, const fq::Segment* segments, int n_segments, int rows,
-                      int threads) const {
+                      int threads) {
     Guarded<float> hidden = random_floats(random, int64_t{rows} * shape.hidden);
     const Guarded<float> cos = random_floats(random, int64_t{rows} * shape.head_dim),
                          sin = random_floats(random, int64_t{rows} * shape.head_dim);
@@ -103,25 +151,24 @@ class TestLayer {
       step_by_step(kernels, hidden, cos, sin, segments, n_segments, rows);
       return hidden;
     }
-    int units = 0, wide_units = 0;
-    for (const fq::Matrix* m : {&layer_.q, &layer_.k, &layer_.v, &layer_.gate, &layer_.up}) {
-      units = std::max(units, m->units);
-    }
-    for (const fq::Matrix* m : {&layer_.o, &layer_.down}) wide_units = std::max(wide_units, m->units);
-    Guarded<uint8_t> scratch(fq::scratch_bytes(shape, rows, units, wide_units));
+    const int64_t rounded = std::max({number_inputs({&q_, &k_, &v_}, rows), number_inputs({&o_}, rows),
+                                      number_inputs({&gate_, &up_}, rows), number_inputs({&down_}, rows)});
+    const fq::Layer layer = {q_.linear(), k_.linear(), v_.linear(), o_.linear(), gate_.linear(), up_.linear(),
+                             down_.linear(), norms_[0].data(), norms_[1].data(), kTestLayer, 0};
+    Guarded<uint8_t> scratch(fq::scratch_bytes(shape, rows, rounded));
     memset(scratch.data(), 0xff, static_cast<size_t>(scratch.bytes()));
     fq::Pool pool(threads);
     fq::run_layer({kernels, pool, shape, rows, hidden.data(), cos.data(), sin.data(), segments, n_segments,
-                   scratch.data()}, layer_);
+                   scratch.data()}, layer);
     return hidden;
   }
 
   void step_by_step(const Kernels& kernels, Guarded<float>& hidden, const Guarded<float>& cos,
                     const Guarded<float>& sin, const fq::Segment* segments, int n_segments, int rows) const {
     const int query = shape.heads * shape.head_dim, key = shape.kv_heads * shape.head_dim;
-    Guarded<float> q = times(kernels, layer_.q, hidden.data(), rows, layer_.input_norm, shape.norm_eps);
-    Guarded<float> k = times(kernels, layer_.k, hidden.data(), rows, layer_.input_norm, shape.norm_eps);
-    const Guarded<float> v = times(kernels, layer_.v, hidden.data(), rows, layer_.input_norm, shape.norm_eps);
+    Guarded<float> q = times(kernels, q_, hidden.data(), rows, norms_[0].data(), shape.norm_eps);
+    Guarded<float> k = times(kernels, k_, hidden.data(), rows, norms_[0].data(), shape.norm_eps);
+    const Guarded<float> v = times(kernels, v_, hidden.data(), rows, norms_[0].data(), shape.norm_eps);
     Guarded<float> attended(int64_t{rows} * query);
     for (int s = 0; s < n_segments; ++s) {
       for (int r = 0; r < segments[s].rows; ++r) {
@@ -132,32 +179,33 @@ class TestLayer {
         kernels.rotate_heads(&k[row * key], row_cos, row_sin, shape.kv_heads, shape.head_dim, 1.0f);
         for (int head = 0; head < shape.kv_heads; ++head) {
           const int at = row * key + head * shape.head_dim;
-          kernels.append(shape, segments[s], layer_.index, head, r, &k[at], &v[at]);
+          kernels.append(shape, segments[s], kTestLayer, head, r, &k[at], &v[at]);
         }
       }
       for (int r = 0; r < segments[s].rows; ++r) {
         const int64_t at = int64_t{segments[s].first_row} * query;
         for (int head = 0; head < shape.kv_heads; ++head)
-          kernels.attend(shape, segments[s], layer_.index, head, r, r + 1, &q[at], query, &attended[at]);
+          kernels.attend(shape, segments[s], kTestLayer, head, r, r + 1, &q[at], query, &attended[at]);
       }
     }
-    const Guarded<float> o = times(kernels, layer_.o, attended.data(), rows, nullptr, 0);
+    const Guarded<float> o = times(kernels, o_, attended.data(), rows, nullptr, 0);
     for (int64_t i = 0; i < hidden.size(); ++i) hidden[i] += o[i];
-    const Guarded<float> gate = times(kernels, layer_.gate, hidden.data(), rows, layer_.post_norm, shape.norm_eps);
-    const Guarded<float> up = times(kernels, layer_.up, hidden.data(), rows, layer_.post_norm, shape.norm_eps);
+    const Guarded<float> gate = times(kernels, gate_, hidden.data(), rows, norms_[1].data(), shape.norm_eps);
+    const Guarded<float> up = times(kernels, up_, hidden.data(), rows, norms_[1].data(), shape.norm_eps);
     Guarded<float> gated(gate.size());
     kernels.swiglu_row(gate.data(), up.data(), gated.data(), static_cast<int>(gate.size()));
-    const Guarded<float> down = times(kernels, layer_.down, gated.data(), rows, nullptr, 0);
+    const Guarded<float> down = times(kernels, down_, gated.data(), rows, nullptr, 0);
     for (int64_t i = 0; i < hidden.size(); ++i) hidden[i] += down[i];
   }
 };
 
 inline void check_layer(const Kernels& kernels) {
-  for (bool sharing : {false, true}) {
-    const TestLayer layer(kernels, sharing);
+  for (int kind = 0; kind < 4; ++kind) {
+    const bool sharing = kind & 1, cut = kind & 2;
+    TestLayer layer(kernels, sharing, cut);
     for (const TestRows& rows : {TestRows{0, 1, 1}, TestRows{60, 11, 8}, TestRows{5, 2, 1}}) {
-      snprintf(subject, sizeof subject, "%s, layer of %d rows, %s", kernels.name, rows.rows(),
-               sharing ? "sharing" : "apart");
+      snprintf(subject, sizeof subject, "%s, layer of %d rows, %s%s", kernels.name, rows.rows(),
+               sharing ? "sharing" : "apart", cut ? ", cut" : "");
       const Guarded<float> expected = layer.run(kernels, rows, 0);
       bool finite = true;
       for (int64_t i = 0; i < expected.size(); ++i) finite = finite && isfinite(expected[i]);
@@ -168,36 +216,43 @@ inline void check_layer(const Kernels& kernels) {
   }
 }
 
-// run_matrix and run_head, whose steps the tests of the kernels cover.
+// run_linear and run_head, whose steps the tests of the kernels cover.
 inline void check_whole_matrices(const Kernels& kernels) {
   snprintf(subject, sizeof subject, "%s, whole matrices", kernels.name);
   Random random(13);
   constexpr int kRows = 19;
   constexpr float kEps = 1e-6f;
-  const TestMatrix t({{{6, 128, 9}, {4, 40, 1}}, 157, true}, random);
-  const TestMatrix::Packed p = t.pack(kernels);
-  const fq::Shape shape = {t.in, 0, 1, 1, 8, 1, kEps, 0};
-  const Guarded<float> norm = random_floats(random, t.in);
-  Guarded<float> x = random_floats(random, int64_t{kRows} * t.in), exact(int64_t{kRows} * t.out);
-  const Guarded<float> plain = times(kernels, p.m, x.data(), kRows, nullptr, 0);
-  const Guarded<float> normed = times(kernels, p.m, x.data(), kRows, norm.data(), kEps);
+  TestLinear t;
+  t.add(kernels, TestMatrix({{{6, 128, 9}, {4, 40, 1}}, 64, true}, random));
+  t.add(kernels, TestMatrix({{{3, 32, 37}, {8, 8, 1}}, 32, false}, random));
+  t.add(kernels, TestMatrix({{{6, 128, 9}, {4, 40, 1}}, 61, true}, random));
+  const int64_t rounded = number_inputs({&t}, kRows);
+  const fq::Linear linear = t.linear();
+  const fq::Shape shape = {t.in(), 0, 1, 1, 8, 1, kEps, 0};
+  const Guarded<float> norm = random_floats(random, t.in());
+  Guarded<float> x = random_floats(random, int64_t{kRows} * t.in()), exact(int64_t{kRows} * t.out);
+  const Guarded<float> plain = times(kernels, t, x.data(), kRows, nullptr, 0);
+  const Guarded<float> normed = times(kernels, t, x.data(), kRows, norm.data(), kEps);
   for (int row = 0; row < kRows; ++row) {
-    for (int block = 0; block * kLanes < t.out; ++block) {
-      float sums[kLanes];
-      kernels.multiply_exact(p.m, &x[int64_t{row} * t.in], block, sums);
-      std::copy(sums, sums + std::min(kLanes, t.out - block * kLanes), &exact[int64_t{row} * t.out + block * kLanes]);
+    for (const fq::Part& p : t.parts) {
+      for (int block = 0; block * kLanes < p.matrix.out; ++block) {
+        float sums[kLanes];
+        kernels.multiply_exact(p.matrix, &x[int64_t{row} * t.in()], block, sums);
+        std::copy(sums, sums + std::min(kLanes, p.matrix.out - block * kLanes),
+                  &exact[int64_t{row} * t.out + (p.first_block + block) * kLanes]);
+      }
     }
   }
-  Guarded<uint8_t> scratch(fq::rounded_bytes(kRows, p.m.units));
+  Guarded<uint8_t> scratch(rounded);
   for (int threads : {1, 3}) {
     fq::Pool pool(threads);
     Guarded<float> out(exact.size());
-    fq::run_matrix(kernels, pool, p.m, x.data(), kRows, true, out.data(), scratch.data());
+    fq::run_linear(kernels, pool, linear, x.data(), kRows, true, out.data(), scratch.data());
     CHECK(out.same_bits(exact));
-    fq::run_matrix(kernels, pool, p.m, x.data(), kRows, false, out.data(), scratch.data());
+    fq::run_linear(kernels, pool, linear, x.data(), kRows, false, out.data(), scratch.data());
     CHECK(out.same_bits(plain));
     const fq::Pass pass = {kernels, pool, shape, kRows, x.data(), nullptr, nullptr, nullptr, 0, scratch.data()};
-    fq::run_head(pass, p.m, norm.data(), out.data());
+    fq::run_head(pass, linear, norm.data(), out.data());
     CHECK(out.same_bits(normed));
   }
 }

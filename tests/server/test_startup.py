@@ -1,5 +1,6 @@
 """From settings and an ensemble folder to a daemon that answers."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,27 @@ def test_names_and_fingerprint(folder: Path) -> None:
     assert "-avx2-" in served.fingerprint(3)
     assert served.fingerprint(3).endswith("-p3")
     assert served.chat_template is None
+
+
+def test_another_sequence_of_the_ensemble(tmp_path: Path) -> None:
+    folder = random_ensemble(tmp_path / "tiny")
+    path = folder / "ensemble.json"
+    manifest = json.loads(path.read_text())
+    (steps,) = manifest["sequences"].values()
+    manifest["sequences"]["all"] = {
+        "unit": "layer",
+        "transitions": [{"moves": [move for step in steps["transitions"] for move in step["moves"]]}],
+        "footprint_bytes": [steps["footprint_bytes"][0], steps["footprint_bytes"][-1]],
+        "quality": [steps["quality"][0], steps["quality"][-1]],
+    }
+    path.write_text(json.dumps(manifest))
+    daemon = start(load("--sequence", "all", "--pin", "1", "--context", "128"), folder)
+    try:
+        assert daemon.state.controller.state().max_position == daemon.elastic_model.position == 1
+        assert daemon.state.model.fingerprint(1).endswith("-all-p1")
+    finally:
+        daemon.close()
+    with pytest.raises(UsageError, match="--sequence block") as refused:
+        start(load("--sequence", "block"), folder)
+    assert refused.value.hint is not None
+    assert "all" in refused.value.hint

@@ -30,23 +30,24 @@ class Builder:
         self._arguments = arguments
         self._log = log
 
-    def finish(self, out: Path) -> bytes:
-        """Build to the end and return the manifest."""
-        process = self._start(out)
+    def finish(self, out: Path, *further: str) -> bytes:
+        """Build to the end, with further arguments, and return the manifest."""
+        process = self._start(out, further)
         process.join()
         assert process.exitcode == 0, self._log.read_text()
         return (out / "ensemble.json").read_bytes()
 
-    def kill_after(self, seconds: float, out: Path) -> bool:
+    def kill_after(self, seconds: float, out: Path, *further: str) -> bool:
         """Start a build and kill it; False if it was done before."""
-        process = self._start(out)
+        process = self._start(out, further)
         process.join(seconds)
         process.kill()
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL), self._log.read_text()
         return process.exitcode != 0
 
-    def _start(self, out: Path) -> ForkServerProcess:
-        process = self._context.Process(target=build, args=([*self._arguments, "--out", str(out)], self._log))
+    def _start(self, out: Path, further: Sequence[str]) -> ForkServerProcess:
+        arguments = [*self._arguments, *further, "--out", str(out)]
+        process = self._context.Process(target=build, args=(arguments, self._log))
         process.start()
         return process

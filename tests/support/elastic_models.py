@@ -33,7 +33,7 @@ def move(model: ElasticModel, position: int) -> None:
 
 
 def offline(ensemble: Ensemble, module: str, variant: int) -> torch.Tensor:
-    """Weights of a variant, read from the store that the manifest names, without arenas."""
+    """Weights of a variant, read from the store that the manifest names, without arenas: whole layers, then cut."""
     described = next(found for found in ensemble.manifest.modules if found.name == module)
     level = described.variants[variant].level
     store = next(found.store for found in ensemble.manifest.levels if found.name == level)
@@ -49,7 +49,8 @@ def offline(ensemble: Ensemble, module: str, variant: int) -> torch.Tensor:
         spec.runs,
         spec.out_features,
     )
-    return dequantize(matrix)
+    first = described.columns[0] if described.columns else 0
+    return dequantize(matrix)[:, first : first + spec.padded_out].contiguous()
 
 
 def digest(weights: npt.NDArray[np.float16]) -> str:

@@ -10,7 +10,9 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +87,7 @@ def random_ensemble(
     *,
     bits: Sequence[int] = (8, 3),
     transitions: Sequence[Sequence[tuple[str, int, int]]] | None = None,
+    cuts: Mapping[str, Sequence[int]] = MappingProxyType({}),
     shared_orders: bool = False,
     seed: int = 0,
 ) -> Path:
@@ -96,6 +99,7 @@ def random_ensemble(
         bits: Width of all codes of each level, descending.
         transitions: Moves (module, from variant, to variant) of each transition; by default the modules go down one
             by one, first all to the second level, then all to the third.
+        cuts: By linear layer, the columns at which it is cut into slices.
         shared_orders: Layers with the same inputs take them in the same order, at every level, as in ensembles that
             our builder makes; otherwise every layer has an order of its own.
         seed: Of the weights.
@@ -104,25 +108,40 @@ def random_ensemble(
     names = [f"{width:.1f}" for width in bits]
     stores = [folder / "levels" / name for name in names]
     common = _common(rng, shape)
-    variants: dict[str, list[Variant]] = {key: [] for key in shape.linears()}
+    slices = {
+        key: [*pairwise([0, *cuts[key], outputs])] if key in cuts else [None]
+        for key, (_, outputs) in shape.linears().items()
+    }
+    variants: dict[str, list[Variant]] = {
+        _name(key, columns): [] for key, of_layer in slices.items() for columns in of_layer
+    }
     for name, width, store in zip(names, bits, stores, strict=True):
         store.mkdir(parents=True)
         quantized: Tensors = {}
         for key, (inputs, outputs) in shape.linears().items():
             order = _order(key, inputs, seed) if shared_orders else rng.permutation(inputs)
             tensors = _exl2(rng, key, order, outputs, width)
-            size = sum(tensor.nbytes for tensor in tensors.values())
-            variants[key].append(Variant(level=name, tensors=list(tensors), bytes=size))
+            for columns in slices[key]:
+                size = _bytes(tensors, columns, outputs)
+                variants[_name(key, columns)].append(Variant(level=name, tensors=list(tensors), bytes=size))
             quantized |= tensors
         _write_safetensors(store / "quantized.safetensors", quantized)
         _write_safetensors(store / "common.safetensors", common)
         _write_settings(store, shape)
     modules = [
-        Module(name=key, linear=key, in_features=inputs, out_features=outputs, variants=variants[key])
+        Module(
+            name=_name(key, columns),
+            linear=key,
+            columns=columns,
+            in_features=inputs,
+            out_features=columns[1] - columns[0] if columns else outputs,
+            variants=variants[_name(key, columns)],
+        )
         for key, (inputs, outputs) in shape.linears().items()
+        for columns in slices[key]
     ]
     if transitions is None:
-        transitions = [[(key, level, level + 1)] for level in range(len(bits) - 1) for key in shape.linears()]
+        transitions = [[(module.name, level, level + 1)] for level in range(len(bits) - 1) for module in modules]
     fixed = sum(tensor.nbytes for name, tensor in common.items() if "norm" in name)
     manifest = Manifest(
         name=folder.name,
@@ -134,7 +153,7 @@ def random_ensemble(
             for name, width in zip(names, bits, strict=True)
         ],
         modules=modules,
-        sequences={"default": _sequence(transitions, modules, fixed)},
+        sequences={"default": _sequence(transitions, modules, fixed, cut=bool(cuts))},
         default_sequence="default",
         fixed_bytes=fixed,
         embedding_bytes=common["model.embed_tokens.weight"].nbytes,
@@ -159,15 +178,31 @@ def file_records(folder: Path) -> dict[str, FileRecord]:
     return records
 
 
+def _name(key: str, columns: tuple[int, int] | None) -> str:
+    return f"{key}[{columns[0]}:{columns[1]}]" if columns else key
+
+
+def _bytes(tensors: Tensors, columns: tuple[int, int] | None, outputs: int) -> int:
+    """Of a slice, codes and scales count for its columns, with the padding behind the last; all else counts whole."""
+    total = 0
+    for name, tensor in tensors.items():
+        if columns and name.endswith((".q_weight", ".q_scale")):
+            width = -(-columns[1] // 32) * 32 - columns[0]
+            total += tensor.nbytes * width // (-(-outputs // 32) * 32)
+        else:
+            total += tensor.nbytes
+    return total
+
+
 def _sequence(
-    transitions: Sequence[Sequence[tuple[str, int, int]]], modules: Sequence[Module], fixed: int
+    transitions: Sequence[Sequence[tuple[str, int, int]]], modules: Sequence[Module], fixed: int, *, cut: bool
 ) -> TransitionSequence:
     sizes = {module.name: [variant.bytes for variant in module.variants] for module in modules}
     footprints = [fixed + sum(of_module[0] for of_module in sizes.values())]
     for moves in transitions:
         footprints.append(footprints[-1] + sum(sizes[name][new] - sizes[name][old] for name, old, new in moves))
     return TransitionSequence(
-        unit="projection" if all(len(moves) == 1 for moves in transitions) else "block",
+        unit="slice" if cut else "projection" if all(len(moves) == 1 for moves in transitions) else "block",
         transitions=[
             Transition(moves=[Move(module=name, from_variant=old, to_variant=new) for name, old, new in moves])
             for moves in transitions

@@ -2,7 +2,7 @@
 
 import ctypes
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from flexquant.engine.exl2.blocked_layout import LANES, BlockedLayout, repack, s
 from flexquant.engine.exl2.groups import runs
 from flexquant.engine.exl2.spec import Exl2Spec
 from flexquant.engine.memory.arena import Arena
-from flexquant.engine.native import library
+from flexquant.engine.native import library, structs
 from flexquant.engine.tensor_index import TensorEntry
 from flexquant.engine.torch_tensors import arena_tensor
 from support.checkpoints import DTYPES
@@ -92,8 +92,8 @@ class NativeLayer:
         self._bytes = {suffix: np.frombuffer(array.tobytes(), np.uint8) for suffix, array in tensors.items()}
         repack(self._library, self.layout, self._fetch, self._arena.address, self._staging)
         self._runs = self.layout.runs()
-        self._matrix = self.layout.matrix(self._runs)
-        self.layout.place(self._matrix, self._arena.address)
+        self.matrix = self.layout.matrix(self._runs)
+        self.layout.place(self.matrix, self._arena.address)
 
     @classmethod
     def of(cls, layer: Exl2Layer) -> "NativeLayer":
@@ -105,17 +105,7 @@ class NativeLayer:
 
     def multiply(self, x: Tensor, *, exact: bool = False) -> Tensor:
         """x f32 [rows, K] times the layer: f32 [rows, out_features]; `exact` leaves the activations unrounded."""
-        rows, outputs = len(x), self.spec.out_features
-        x = x.contiguous()
-        needed = int(self._library.fq_rounded_bytes(rows, self.layout.units))
-        scratch = torch.full((needed + _GUARD,), 0xA5, dtype=torch.uint8)
-        out = torch.full((rows * outputs + _GUARD,), 1234.0)
-        self._library.fq_matmul(
-            ctypes.byref(self._matrix), x.data_ptr(), rows, int(exact), out.data_ptr(), scratch.data_ptr()
-        )
-        assert scratch[needed:].eq(0xA5).all(), "written behind the scratch memory"
-        assert out[rows * outputs :].eq(1234.0).all(), "written behind the result"
-        return out[: rows * outputs].view(rows, outputs)
+        return multiply([self], x, exact=exact)
 
     def weights(self, dtype: torch.dtype, first: int = 0, last: int | None = None) -> Tensor:
         """Columns of blocks [first, last), padding included: [K, columns], rows in packed order."""
@@ -123,7 +113,7 @@ class NativeLayer:
         columns = (last - first) * LANES
         out = torch.full((self.spec.in_features, columns + _GUARD), 1234.0, dtype=dtype)
         self._library.fq_dequantize(
-            ctypes.byref(self._matrix), first, last, _TILE_TYPES[dtype], out.data_ptr(), out.shape[1]
+            ctypes.byref(self.matrix), first, last, _TILE_TYPES[dtype], out.data_ptr(), out.shape[1]
         )
         assert out[:, columns:].eq(torch.tensor(1234.0, dtype=dtype)).all(), "written beside the tile"
         return out[:, :columns]
@@ -133,6 +123,39 @@ class NativeLayer:
         assert end - start <= self._staging
         self._staged = self._bytes[suffix][start:end].copy()
         return self._staged.ctypes.data
+
+
+def multiply(parts: Sequence[NativeLayer], x: Tensor, *, exact: bool = False) -> Tensor:
+    """x f32 [rows, K] times the layer whose slices these are: f32 [rows, outputs of all]."""
+    native = library.load()
+    rows, x = len(x), x.contiguous()
+    forms: dict[object, int] = {}
+    described = (structs.Part * len(parts))()
+    blocks = needed = 0
+    for part, layer in zip(described, parts, strict=True):
+        if layer.layout.rounding not in forms:
+            needed += int(native.fq_rounded_bytes(rows, layer.layout.units))
+        part.matrix, part.first_block = layer.matrix, blocks
+        part.inputs = forms.setdefault(layer.layout.rounding, len(forms))
+        blocks += layer.layout.blocks
+    outputs = sum(layer.spec.out_features for layer in parts)
+    words = max(layer.layout.words for layer in parts)
+    linear = structs.Linear(ctypes.addressof(described), len(parts), blocks, outputs, words)
+    scratch = torch.full((needed + _GUARD,), 0xA5, dtype=torch.uint8)
+    out = torch.full((rows * outputs + _GUARD,), 1234.0)
+    native.fq_linear(ctypes.byref(linear), x.data_ptr(), rows, int(exact), out.data_ptr(), scratch.data_ptr())
+    assert scratch[needed:].eq(0xA5).all(), "written behind the scratch memory"
+    assert out[rows * outputs :].eq(1234.0).all(), "written behind the result"
+    return out[: rows * outputs].view(rows, outputs)
+
+
+def columns_of(tensors: Tensors, first: int, last: int, out_features: int) -> Tensors:
+    """Tensors of a slice of a layer's columns; its padding goes with the last one."""
+    end = tensors["q_weight"].shape[1] if last == out_features else last
+    cut = {"q_weight": tensors["q_weight"][:, first:end], "q_scale": tensors["q_scale"][:, first // 8 : end // 8]}
+    if "bias" in tensors:
+        cut["bias"] = tensors["bias"][first:last]
+    return {**tensors, **{suffix: np.ascontiguousarray(tensor) for suffix, tensor in cut.items()}}
 
 
 def unrounded_weights(tensors: Tensors) -> NDArray[np.float64]:

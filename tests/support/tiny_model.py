@@ -57,3 +57,6 @@ class RandomWeights:
 
     def linear(self, key: str, x: Tensor) -> Tensor:
         return F.linear(x, self.tensors[key])
+
+    def columns(self, key: str, x: Tensor, first: int, last: int) -> Tensor:
+        return F.linear(x, self.tensors[key][first:last])

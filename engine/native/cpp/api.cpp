@@ -16,7 +16,7 @@ namespace fq {
 
 namespace {
 
-constexpr int kAbiVersion = 1;
+constexpr int kAbiVersion = 2;
 
 // Best first.
 const Kernels* const kSets[] = {
@@ -143,8 +143,8 @@ FQ_API void fq_dequantize(const Matrix* m, int first, int last, int type, uint8_
 
 // --- computing
 
-FQ_API int64_t fq_scratch_bytes(const Shape* shape, int rows, int units, int wide_units) {
-  return scratch_bytes(*shape, rows, units, wide_units);
+FQ_API int64_t fq_scratch_bytes(const Shape* shape, int rows, int64_t rounded) {
+  return scratch_bytes(*shape, rows, rounded);
 }
 
 FQ_API int64_t fq_rounded_bytes(int rows, int units) { return rounded_bytes(rows, units); }
@@ -154,13 +154,13 @@ FQ_API void fq_layer(const Shape* shape, const Layer* layer, const Segment* segm
   run_layer({*chosen, threads(), *shape, rows, hidden, cos, sin, segments, n_segments, scratch}, *layer);
 }
 
-FQ_API void fq_head(const Shape* shape, const Matrix* head, const float* norm, int rows, float* hidden, float* logits,
+FQ_API void fq_head(const Shape* shape, const Linear* head, const float* norm, int rows, float* hidden, float* logits,
                     uint8_t* scratch) {
   run_head({*chosen, threads(), *shape, rows, hidden, nullptr, nullptr, nullptr, 0, scratch}, *head, norm, logits);
 }
 
-FQ_API void fq_matmul(const Matrix* m, const float* x, int rows, int exact, float* out, uint8_t* scratch) {
-  run_matrix(*chosen, threads(), *m, x, rows, exact != 0, out, scratch);
+FQ_API void fq_linear(const Linear* linear, const float* x, int rows, int exact, float* out, uint8_t* scratch) {
+  run_linear(*chosen, threads(), *linear, x, rows, exact != 0, out, scratch);
 }
 
 // --- the parts of a layer, each by itself

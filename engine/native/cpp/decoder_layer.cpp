@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <vector>
 
 namespace fq {
@@ -38,33 +39,41 @@ class Carver {
   uint8_t* at_;
 };
 
-// Columns of a matrix, cut into spans of blocks that one item computes.
+// Columns of a layer, cut into spans of blocks that one item computes, whatever parts they lie in.
 struct Spans {
   int blocks;
   int span;
 
-  explicit Spans(const Matrix& m)
-      : blocks(m.blocks),
-        span(static_cast<int>(std::clamp<int64_t>(kItemBytes / (64 * m.words), kLeastSpan, kMostSpan))) {}
+  explicit Spans(const Linear& l)
+      : blocks(l.blocks),
+        span(static_cast<int>(std::clamp<int64_t>(kItemBytes / (64 * l.words), kLeastSpan, kMostSpan))) {}
   int items() const { return divided(blocks, span); }
   int first(int item) const { return item * span; }
   int last(int item) const { return std::min(blocks, (item + 1) * span); }
 };
 
-int row_blocks(const Inputs& x) { return divided(x.rows, kRowBlock); }
+int columns(const Linear& l, int block) { return std::min(kLanes, l.out - block * kLanes); }
 
-int columns(const Matrix& m, int block) { return std::min(kLanes, m.out - block * kLanes); }
+// Call each(part, first, last) for the parts that have some of the layer's blocks [first, last), and for which of them.
+template <typename Each>
+void for_parts(const Linear& l, int first, int last, Each each) {
+  const Part* const end = l.parts + l.n_parts;
+  const Part* part = std::partition_point(
+      l.parts, end, [&](const Part& p) { return p.first_block + p.matrix.blocks <= first; });
+  for (; part != end && part->first_block < last; ++part)
+    each(*part, std::max(first, part->first_block), std::min(last, part->first_block + part->matrix.blocks));
+}
 
-// Rounds the rows of a pass for one matrix.
+// Rounds the rows of a pass for matrices with one permutation and the same units, of which `m` is one.
 struct Rounding {
-  const Matrix* m = nullptr;
-  Inputs x{};
-  const float* rows = nullptr;
-  int64_t stride = 0;
-  const float* norm = nullptr;  // weight of the RMS norm before it, if any
+  const Matrix* m;
+  Inputs x;
+  const float* rows;
+  int64_t stride;
+  const float* norm;  // weight of the RMS norm before it, if any
 
   int chunks() const { return divided(x.units, kUnitsPerItem); }
-  int items() const { return m ? x.rows * chunks() : 0; }
+  int items() const { return x.rows * chunks(); }
   void run(const Kernels& kernels, const Shape& shape, int item) const {
     const int row = item / chunks(), first = item % chunks() * kUnitsPerItem;
     const float* source = rows + row * stride;
@@ -78,38 +87,58 @@ struct Rounding {
   }
 };
 
-// Several roundings as the items of one phase.
+// All rounded forms of the rows of a pass that layers with these inputs need, as the items of one phase.
 struct Roundings {
-  Rounding parts[3];
-  int count = 0;
+  std::vector<Rounding> list;
+  int rows = 0;
 
-  Inputs add(Carver& carver, const Matrix& m, int n, const float* rows, int64_t stride, const float* norm) {
-    parts[count] = {&m, carver.inputs(n, m.units), rows, stride, norm};
-    return parts[count++].x;
+  Roundings() = default;
+  Roundings(Carver& carver, std::initializer_list<const Linear*> linears, int n, const float* source, int64_t stride,
+            const float* norm)
+      : rows(n) {
+    for (const Linear* l : linears) {
+      for (int i = 0; i < l->n_parts; ++i) {
+        const Part& p = l->parts[i];
+        if (p.inputs == static_cast<int>(list.size()))
+          list.push_back({&p.matrix, carver.inputs(n, p.matrix.units), source, stride, norm});
+      }
+    }
   }
+  int row_blocks() const { return divided(rows, kRowBlock); }
   int items() const {
     int sum = 0;
-    for (int i = 0; i < count; ++i) sum += parts[i].items();
+    for (const Rounding& rounding : list) sum += rounding.items();
     return sum;
   }
   void run(const Kernels& kernels, const Shape& shape, int item) const {
-    for (int i = 0; i < count; ++i) {
-      if (item < parts[i].items()) return parts[i].run(kernels, shape, item);
-      item -= parts[i].items();
+    for (const Rounding& rounding : list) {
+      if (item < rounding.items()) return rounding.run(kernels, shape, item);
+      item -= rounding.items();
     }
   }
 };
 
+// sums [last - first][rows of the row block][16] = the rows of `row_block` times the layer's blocks [first, last).
+void multiply_blocks(const Kernels& kernels, const Linear& l, const Roundings& inputs, int row_block, int first,
+                     int last, float* sums) {
+  for_parts(l, first, last, [&](const Part& p, int from, int to) {
+    const Inputs& x = inputs.list[p.inputs].x;
+    kernels.multiply(p.matrix, x, row_block, from - p.first_block, to - from,
+                     sums + (from - first) * rows_of_block(x, row_block) * kLanes);
+  });
+}
+
 // Multiply the blocks of one item; `take(row, block, columns, sums)` gets each row's 16 sums.
 template <typename Take>
-void multiply_span(const Kernels& kernels, const Matrix& m, const Inputs& x, const Spans& spans, int item, Take take) {
+void multiply_span(const Kernels& kernels, const Linear& l, const Roundings& inputs, const Spans& spans, int item,
+                   Take take) {
   alignas(64) float sums[kMostSpan * kRowBlock * kLanes];
   const int first = spans.first(item), last = spans.last(item);
-  for (int rb = 0; rb < row_blocks(x); ++rb) {
-    const int n = rows_of_block(x, rb);
-    kernels.multiply(m, x, rb, first, last - first, sums);
+  for (int rb = 0; rb < inputs.row_blocks(); ++rb) {
+    const int n = std::min(kRowBlock, inputs.rows - rb * kRowBlock);
+    multiply_blocks(kernels, l, inputs, rb, first, last, sums);
     for (int block = first; block < last; ++block) {
-      const int width = columns(m, block);
+      const int width = columns(l, block);
       for (int r = 0; r < n && width > 0; ++r)
         take(rb * kRowBlock + r, block, width, sums + ((block - first) * n + r) * kLanes);
     }
@@ -122,7 +151,6 @@ struct LayerJob {
   const Pass& pass;
   const Layer& layer;
   Roundings qkv, o, mlp, down;
-  Inputs xq, xk, xv, xgate, xup;
   Spans q_spans, k_spans, v_spans, o_spans, gate_spans, down_spans;
   float* mixed;     // [rows][q | k | v]
   float* attended;  // [rows][heads * head_dim]
@@ -146,15 +174,10 @@ struct LayerJob {
     gated = carver.take<float>(static_cast<int64_t>(p.rows) * s.intermediate);
     // What is rounded for one part of the layer is not needed in the next.
     Carver attention = carver, mlp_carver = carver, o_carver = carver, down_carver = carver;
-    xq = qkv.add(attention, l.q, p.rows, p.hidden, s.hidden, l.input_norm);
-    xk = l.k_shares == 0 ? xq : qkv.add(attention, l.k, p.rows, p.hidden, s.hidden, l.input_norm);
-    xv = l.v_shares == 0   ? xq
-         : l.v_shares == 1 ? xk
-                           : qkv.add(attention, l.v, p.rows, p.hidden, s.hidden, l.input_norm);
-    o.add(o_carver, l.o, p.rows, attended, static_cast<int64_t>(s.heads) * s.head_dim, nullptr);
-    xgate = mlp.add(mlp_carver, l.gate, p.rows, p.hidden, s.hidden, l.post_norm);
-    xup = l.up_shares == 0 ? xgate : mlp.add(mlp_carver, l.up, p.rows, p.hidden, s.hidden, l.post_norm);
-    down.add(down_carver, l.down, p.rows, gated, s.intermediate, nullptr);
+    qkv = {attention, {&l.q, &l.k, &l.v}, p.rows, p.hidden, s.hidden, l.input_norm};
+    o = {o_carver, {&l.o}, p.rows, attended, static_cast<int64_t>(s.heads) * s.head_dim, nullptr};
+    mlp = {mlp_carver, {&l.gate, &l.up}, p.rows, p.hidden, s.hidden, l.post_norm};
+    down = {down_carver, {&l.down}, p.rows, gated, s.intermediate, nullptr};
   }
 
   int rows_per_item() const { return std::max(1, kQueriesPerItem / (pass.shape.heads / pass.shape.kv_heads)); }
@@ -189,31 +212,31 @@ struct LayerJob {
       case kAppend: return append(item);
       case kAttend: return attend(item);
       case kRoundO: return o.run(kernels, pass.shape, item);
-      case kO: return add_to_hidden(layer.o, o.parts[0].x, o_spans, item);
+      case kO: return add_to_hidden(layer.o, o, o_spans, item);
       case kRoundMlp: return mlp.run(kernels, pass.shape, item);
       case kGateUp: return gate_and_up(item);
       case kRoundDown: return down.run(kernels, pass.shape, item);
-      default: return add_to_hidden(layer.down, down.parts[0].x, down_spans, item);
+      default: return add_to_hidden(layer.down, down, down_spans, item);
     }
   }
 
   void project(int item) {
     const int64_t query = static_cast<int64_t>(pass.shape.heads) * pass.shape.head_dim;
     const int64_t key = static_cast<int64_t>(pass.shape.kv_heads) * pass.shape.head_dim;
-    if (item < q_spans.items()) return project(layer.q, xq, q_spans, item, 0);
+    if (item < q_spans.items()) return project(layer.q, q_spans, item, 0);
     item -= q_spans.items();
-    if (item < k_spans.items()) return project(layer.k, xk, k_spans, item, query);
-    project(layer.v, xv, v_spans, item - k_spans.items(), query + key);
+    if (item < k_spans.items()) return project(layer.k, k_spans, item, query);
+    project(layer.v, v_spans, item - k_spans.items(), query + key);
   }
 
-  void project(const Matrix& m, const Inputs& x, const Spans& spans, int item, int64_t offset) {
-    multiply_span(pass.kernels, m, x, spans, item, [&](int row, int block, int width, const float* sums) {
+  void project(const Linear& l, const Spans& spans, int item, int64_t offset) {
+    multiply_span(pass.kernels, l, qkv, spans, item, [&](int row, int block, int width, const float* sums) {
       std::copy(sums, sums + width, mixed + row * mixed_stride + offset + block * kLanes);
     });
   }
 
-  void add_to_hidden(const Matrix& m, const Inputs& x, const Spans& spans, int item) {
-    multiply_span(pass.kernels, m, x, spans, item, [&](int row, int block, int width, const float* sums) {
+  void add_to_hidden(const Linear& l, const Roundings& inputs, const Spans& spans, int item) {
+    multiply_span(pass.kernels, l, inputs, spans, item, [&](int row, int block, int width, const float* sums) {
       float* target = pass.hidden + static_cast<int64_t>(row) * pass.shape.hidden + block * kLanes;
       for (int i = 0; i < width; ++i) target[i] += sums[i];
     });
@@ -222,11 +245,11 @@ struct LayerJob {
   void gate_and_up(int item) {
     alignas(64) float gate[kMostSpan * kRowBlock * kLanes], up[kMostSpan * kRowBlock * kLanes];
     const int first = gate_spans.first(item), last = gate_spans.last(item);
-    for (int rb = 0; rb < row_blocks(xgate); ++rb) {
-      const int n = rows_of_block(xgate, rb);
+    for (int rb = 0; rb < mlp.row_blocks(); ++rb) {
+      const int n = std::min(kRowBlock, mlp.rows - rb * kRowBlock);
       // One matrix after the other: two streams in turns are slower to read.
-      pass.kernels.multiply(layer.gate, xgate, rb, first, last - first, gate);
-      pass.kernels.multiply(layer.up, xup, rb, first, last - first, up);
+      multiply_blocks(pass.kernels, layer.gate, mlp, rb, first, last, gate);
+      multiply_blocks(pass.kernels, layer.up, mlp, rb, first, last, up);
       for (int block = first; block < last; ++block) {
         const int width = columns(layer.gate, block);
         for (int r = 0; r < n && width > 0; ++r) {
@@ -268,45 +291,48 @@ struct LayerJob {
   }
 };
 
-// Round, then multiply: the head, or a matrix by itself.
-struct MatrixJob {
+// Round, then multiply: the head, or a layer by itself.
+struct LinearJob {
   const Kernels& kernels;
   const Shape& shape;
-  const Matrix& m;
-  Roundings rounding;
-  Inputs x{};
+  const Linear& linear;
+  Roundings inputs;
   Spans spans;
   const float* rows;
   int n_rows;
   float* out;
   bool exact;
 
-  MatrixJob(const Kernels& k, const Shape& s, const Matrix& matrix, const float* source, int n, const float* norm,
+  LinearJob(const Kernels& k, const Shape& s, const Linear& l, const float* source, int n, const float* norm,
             bool unrounded, float* target, uint8_t* scratch)
-      : kernels(k), shape(s), m(matrix), spans(matrix), rows(source), n_rows(n), out(target), exact(unrounded) {
+      : kernels(k), shape(s), linear(l), spans(l), rows(source), n_rows(n), out(target), exact(unrounded) {
     Carver carver(scratch);
-    if (!exact) x = rounding.add(carver, m, n, source, m.in, norm);
+    if (!exact) inputs = {carver, {&l}, n, source, in(), norm};
   }
 
+  int in() const { return linear.parts->matrix.in; }
+
   void run(Pool& pool) {
-    const int items[2] = {rounding.items(), spans.items()};
-    pool.run([](void* job, int phase, int item) { static_cast<MatrixJob*>(job)->work(phase, item); }, this, items, 2);
+    const int items[2] = {inputs.items(), spans.items()};
+    pool.run([](void* job, int phase, int item) { static_cast<LinearJob*>(job)->work(phase, item); }, this, items, 2);
   }
 
   void work(int phase, int item) {
-    if (phase == 0) return rounding.run(kernels, shape, item);
+    if (phase == 0) return inputs.run(kernels, shape, item);
     const auto take = [&](int row, int block, int width, const float* sums) {
-      std::copy(sums, sums + width, out + static_cast<int64_t>(row) * m.out + block * kLanes);
+      std::copy(sums, sums + width, out + static_cast<int64_t>(row) * linear.out + block * kLanes);
     };
-    if (!exact) return multiply_span(kernels, m, x, spans, item, take);
+    if (!exact) return multiply_span(kernels, linear, inputs, spans, item, take);
     alignas(64) float sums[kLanes];
-    for (int row = 0; row < n_rows; ++row) {
-      for (int block = spans.first(item); block < spans.last(item); ++block) {
-        if (columns(m, block) <= 0) continue;
-        kernels.multiply_exact(m, rows + static_cast<int64_t>(row) * m.in, block, sums);
-        take(row, block, columns(m, block), sums);
+    for_parts(linear, spans.first(item), spans.last(item), [&](const Part& p, int from, int to) {
+      for (int row = 0; row < n_rows; ++row) {
+        for (int block = from; block < to; ++block) {
+          if (columns(linear, block) <= 0) continue;
+          kernels.multiply_exact(p.matrix, rows + static_cast<int64_t>(row) * in(), block - p.first_block, sums);
+          take(row, block, columns(linear, block), sums);
+        }
       }
-    }
+    });
   }
 };
 
@@ -317,22 +343,21 @@ int64_t rounded_bytes(int rows, int units) {
   return aligned(places * kUnitRows) + 2 * aligned(places * 4);
 }
 
-int64_t scratch_bytes(const Shape& s, int rows, int units, int wide_units) {
+int64_t scratch_bytes(const Shape& s, int rows, int64_t rounded) {
   const int64_t n = rows, query = static_cast<int64_t>(s.heads) * s.head_dim;
   const int64_t key = static_cast<int64_t>(s.kv_heads) * s.head_dim;
-  return aligned(n * (query + 2 * key) * 4) + aligned(n * query * 4) + aligned(n * s.intermediate * 4) +
-         std::max(3 * rounded_bytes(rows, units), rounded_bytes(rows, wide_units));
+  return aligned(n * (query + 2 * key) * 4) + aligned(n * query * 4) + aligned(n * s.intermediate * 4) + rounded;
 }
 
 void run_layer(const Pass& pass, const Layer& layer) { LayerJob(pass, layer).run(); }
 
-void run_head(const Pass& pass, const Matrix& head, const float* norm, float* logits) {
-  MatrixJob(pass.kernels, pass.shape, head, pass.hidden, pass.rows, norm, false, logits, pass.scratch).run(pass.pool);
+void run_head(const Pass& pass, const Linear& head, const float* norm, float* logits) {
+  LinearJob(pass.kernels, pass.shape, head, pass.hidden, pass.rows, norm, false, logits, pass.scratch).run(pass.pool);
 }
 
-void run_matrix(const Kernels& kernels, Pool& pool, const Matrix& m, const float* x, int rows, bool exact, float* out,
-                uint8_t* scratch) {
-  MatrixJob(kernels, Shape{}, m, x, rows, nullptr, exact, out, scratch).run(pool);
+void run_linear(const Kernels& kernels, Pool& pool, const Linear& linear, const float* x, int rows, bool exact,
+                float* out, uint8_t* scratch) {
+  LinearJob(kernels, Shape{}, linear, x, rows, nullptr, exact, out, scratch).run(pool);
 }
 
 }  // namespace fq

@@ -19,18 +19,18 @@ struct Pass {
   uint8_t* scratch;  // 64-byte aligned
 };
 
-// Bytes of scratch for passes of up to `rows` rows; `units` is the most units of any matrix whose inputs are hidden
-// states, `wide_units` of the others (o and down).
-int64_t scratch_bytes(const Shape& shape, int rows, int units, int wide_units);
+// Bytes of scratch for passes of up to `rows` rows; `rounded` is the most that rounded inputs take at once, where each
+// form of them takes `rounded_bytes`.
+int64_t scratch_bytes(const Shape& shape, int rows, int64_t rounded);
 
 void run_layer(const Pass& pass, const Layer& layer);
 
 // logits [rows][out] = RMS norm of the hidden states times the head.
-void run_head(const Pass& pass, const Matrix& head, const float* norm, float* logits);
+void run_head(const Pass& pass, const Linear& head, const float* norm, float* logits);
 
-// out [rows][m.out] = x [rows][m.in] times the matrix; `exact` does not round the activations.
-void run_matrix(const Kernels& kernels, Pool& pool, const Matrix& m, const float* x, int rows, bool exact, float* out,
-                uint8_t* scratch);
+// out [rows][out] = x [rows][in] times the layer; `exact` does not round the activations.
+void run_linear(const Kernels& kernels, Pool& pool, const Linear& linear, const float* x, int rows, bool exact,
+                float* out, uint8_t* scratch);
 
 int64_t rounded_bytes(int rows, int units);
 

@@ -22,7 +22,8 @@ struct Run {
   int32_t first_word;
 };
 
-// A quantized matrix [in, out] in its arena layout (engine/exl2/blocked_layout.py).
+// A quantized matrix [in, out], a whole layer or a slice of its columns, in its arena layout
+// (engine/exl2/blocked_layout.py).
 struct Matrix {
   const uint8_t* codes;    // per run [blocks][words of the run][16] 32-bit words: planes of 4, 2 and 1 bits (unpack.h)
   const uint8_t* scales;   // [blocks][groups][8]: 16 four-bit indices into the group's table
@@ -84,16 +85,30 @@ struct Shape {
   int32_t reserved;
 };
 
-// One layer. `*_shares` names the matrix whose rounded inputs serve this one as well (same permutation, same units):
-// -1 none, else its index in the order q, k, v (for k and v) or 0 (gate, for up).
+// Columns of a linear layer that lie in one piece: all of them, or a slice.
+struct Part {
+  Matrix matrix;
+  int32_t first_block;  // of the layer's blocks of 16 columns
+  int32_t inputs;       // which rounded form of the inputs it takes, among those that parts with the same inputs need:
+                        // parts with the same permutation and units share one; numbered by first appearance
+};
+
+// A linear layer: parts side by side, in the order of their columns.
+struct Linear {
+  const Part* parts;
+  int32_t n_parts;
+  int32_t blocks;  // of all parts
+  int32_t out;
+  int32_t words;   // per column, in the part that has most
+};
+
+// One layer. q, k and v have the same inputs, and so do gate and up.
 struct Layer {
-  Matrix q, k, v, o, gate, up, down;
+  Linear q, k, v, o, gate, up, down;
   const float* input_norm;
   const float* post_norm;
-  int32_t k_shares;
-  int32_t v_shares;
-  int32_t up_shares;
   int32_t index;  // of the layer, for its place in KV pages
+  int32_t reserved;
 };
 
 }  // namespace fq

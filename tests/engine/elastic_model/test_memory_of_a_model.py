@@ -96,12 +96,9 @@ def test_the_page_cache_is_dropped_when_asked(
     model.drop_page_cache = True
     move(model, 2)
     moved = ensemble.sequence().transitions[1].moves[0]
-    entries = ensemble.specs[moved.module][moved.to_variant].entries.values()
-    assert len(dropped) == len(entries)
-    for entry, (start, length, advice) in zip(entries, dropped, strict=True):
-        assert start <= entry.offset
-        assert start + length >= entry.offset + entry.nbytes
-        assert advice == os.POSIX_FADV_DONTNEED
+    for entry in ensemble.specs[moved.module][moved.to_variant].entries.values():
+        assert any(start <= entry.offset and entry.end <= start + length for start, length, _ in dropped)
+    assert {advice for *_, advice in dropped} == {os.POSIX_FADV_DONTNEED}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="posix_fadvise is Linux's")

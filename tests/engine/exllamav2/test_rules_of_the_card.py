@@ -8,7 +8,7 @@ import pytest
 
 from flexquant.engine.elastic_model import ElasticModel
 from flexquant.engine.ensemble import Ensemble
-from flexquant.engine.errors import MemoryShortError, SwapError
+from flexquant.engine.errors import CheckpointError, MemoryShortError, SwapError
 from flexquant.engine.exllamav2.card import Span
 from flexquant.engine.exllamav2.form import Form
 from flexquant.engine.exllamav2.handles import Handles, Placed
@@ -26,6 +26,17 @@ def test_no_room_for_the_start_position(ensemble: Ensemble) -> None:
     with pytest.raises(MemoryShortError) as caught:
         ElasticModel.load(ensemble, kv_pages=4, compute=compute, placement=compute.placement(ensemble))
     assert caught.value.available == 100_000
+    assert fakes.card.used == 0
+
+
+def test_slices_are_refused(folder: Path) -> None:
+    ensemble = Ensemble.open(random_ensemble(folder, cuts={"lm_head": [64]}))
+    fakes = FakeSetUp()
+    compute = fakes.compute()
+    with pytest.raises(CheckpointError, match=r"lm_head: the ensemble has it in column slices; exllamav2") as caught:
+        ElasticModel.load(ensemble, kv_pages=4, compute=compute, placement=compute.placement(ensemble))
+    assert caught.value.hint is not None
+    assert "--max-step" in caught.value.hint
     assert fakes.card.used == 0
 
 

@@ -9,9 +9,10 @@ import torch
 from flexquant.engine.elastic_model import ElasticModel
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.memory.arena import Arena, page_rounded
-from flexquant.engine.native.compute import NativeCompute, most_units
+from flexquant.engine.native.compute import NativeCompute
 from flexquant.engine.native.decoder import NativeDecoder, shape_of
 from flexquant.engine.native.library import load
+from flexquant.engine.native.linears import most_rounded_bytes
 from flexquant.engine.prefill import CHUNK_TOKENS
 from flexquant.engine.residency import Residency
 from flexquant.engine.swap import Swapper
@@ -38,7 +39,8 @@ class Guarded(NativeCompute):
 
     def decoder(self, ensemble: Ensemble, residency: Residency, swapper: Swapper) -> NativeDecoder:
         shape = shape_of(ensemble.config)
-        self.declared = int(load().fq_scratch_bytes(ctypes.byref(shape), CHUNK_TOKENS, *most_units(ensemble)))
+        rounded = most_rounded_bytes(ensemble, CHUNK_TOKENS)
+        self.declared = int(load().fq_scratch_bytes(ctypes.byref(shape), CHUNK_TOKENS, rounded))
         self.arena = Arena(self.declared + (1 << 20))
         arena_tensor(self.arena).fill_(PATTERN)
         return NativeDecoder(ensemble, residency, swapper, max_rows=CHUNK_TOKENS, scratch=self.arena)

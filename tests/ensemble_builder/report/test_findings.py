@@ -4,22 +4,33 @@ from dataclasses import replace
 
 import pytest
 
-from flexquant.engine.manifest import Quality
 from flexquant.ensemble_builder.report.findings import methods_of, percent, verdicts
 from flexquant.ensemble_builder.report.measure import Curve, Point
 from flexquant.ensemble_builder.report.orders import Route
+from support.window_figures import figures
 
 
-def curve(method: str, middle: float, draw: int | None = None) -> Curve:
-    """Three positions: KL 0, `middle` and 0.1."""
+def curve(method: str, middle: float, draw: int | None = None, *, windows: tuple[float, ...] = (1.0,)) -> Curve:
+    """Three positions: KL 0, `middle` and 0.1; `windows` are factors of the middle one in each window."""
     between = (1, 0) if method == "sequence" else (0, 1)
     route = Route(method, draw, ((0, 0), between, (1, 1)), (100, 50, 0))
-    kl = Quality(perplexity=10, kl=0), Quality(perplexity=10 + middle, kl=middle), Quality(perplexity=11, kl=0.1)
-    points = [
-        Point(at, size, found.perplexity, found.kl)
-        for at, (size, found) in enumerate(zip((100, 50, 0), kl, strict=True))
+    found = [
+        figures(10, *(0.0 for _ in windows)),
+        figures(10 + middle, *(middle * factor for factor in windows)),
+        figures(11, *(0.1 for _ in windows)),
     ]
+    points = [Point(at, size, quality) for at, (size, quality) in enumerate(zip((100, 50, 0), found, strict=True))]
     return Curve(route, tuple(points))
+
+
+def test_what_may_be_chance_is_said() -> None:
+    """Which is better changes from window to window, or is the same in all of them."""
+    own = curve("sequence", 0.02, windows=(1.0, 1.0, 1.0, 1.0))
+    [unsure] = verdicts(methods_of([own, curve("greedy", 0.021, windows=(1.4, 0.6, 1.4, 0.6))], 1))
+    assert "on another text it may be the other way round" in unsure
+    [sure] = verdicts(methods_of([own, curve("greedy", 0.03, windows=(1.0, 1.1, 0.9, 1.0))], 1))
+    assert "Over the windows of the text its area is 1.1" in sure
+    assert "other way round" not in sure
 
 
 @pytest.mark.parametrize(

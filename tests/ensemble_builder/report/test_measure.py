@@ -2,10 +2,11 @@
 
 import pytest
 
-from flexquant.engine.manifest import Quality
 from flexquant.ensemble_builder.report.measure import measure_routes, positions_near, states_to_measure
 from flexquant.ensemble_builder.report.orders import back_to_front, front_to_back, route_along
 from flexquant.ensemble_builder.sequence import Assignment, Unit
+from flexquant.ensemble_builder.window_quality import WindowQuality
+from support.window_figures import figures
 
 UNITS = [Unit(str(at), (10 * (at + 1), 0)) for at in range(6)]
 ROUTES = [
@@ -34,9 +35,9 @@ def test_enough_points_measure_every_position() -> None:
 def test_no_assignment_is_measured_twice() -> None:
     asked: list[Assignment] = []
 
-    def measure(state: Assignment) -> Quality:
+    def measure(state: Assignment) -> WindowQuality:
         asked.append(state)
-        return Quality(perplexity=10.0 + sum(state), kl=0.1 * sum(state))
+        return figures(10.0 + sum(state), 0.1 * sum(state))
 
     curves = measure_routes(ROUTES, 5, measure)
     assert len(asked) == len(set(asked)) == 12
@@ -45,16 +46,16 @@ def test_no_assignment_is_measured_twice() -> None:
 
 
 def test_the_area_prefers_the_order_that_frees_much_early() -> None:
-    front, back = measure_routes(ROUTES, 5, lambda state: Quality(perplexity=1.0, kl=0.1 * sum(state)))
+    front, back = measure_routes(ROUTES, 5, lambda state: figures(1.0, 0.1 * sum(state)))
     assert back.area < front.area
-    straight = measure_routes(ROUTES[:1], 0, lambda state: Quality(perplexity=1.0, kl=0.1 * sum(state)))[0]
+    straight = measure_routes(ROUTES[:1], 0, lambda state: figures(1.0, 0.1 * sum(state)))[0]
     assert straight.area == pytest.approx(0.3)
 
 
 def test_values_between_positions_are_linear() -> None:
-    curve = measure_routes(ROUTES[:1], 5, lambda state: Quality(perplexity=2.0 * sum(state), kl=1.0 * sum(state)))[0]
+    curve = measure_routes(ROUTES[:1], 5, lambda state: figures(1 + 2.0 * sum(state), 1.0 * sum(state)))[0]
     assert [curve.kl_at(size) for size in (215, 205, 210, 5)] == pytest.approx([0, 1, 0.5, 6])
-    assert curve.perplexity_at(210) == pytest.approx(1.0)
+    assert curve.perplexity_at(210) == pytest.approx(2.0)
 
 
 def test_the_doubt_of_an_area_is_about_its_error() -> None:
@@ -62,9 +63,15 @@ def test_the_doubt_of_an_area_is_about_its_error() -> None:
     units = [Unit(str(at), (10, 0)) for at in range(64)]
     routes = [route_along("front-to-back", units, front_to_back(units), 0)]
     whole, some = (
-        measure_routes(routes, between, lambda state: Quality(perplexity=1.0, kl=sum(state) ** 2 / 4096))[0]
-        for between in (63, 7)
+        measure_routes(routes, between, lambda state: figures(1.0, sum(state) ** 2 / 4096))[0] for between in (63, 7)
     )
     assert whole.area_doubt == 0
     assert some.area_doubt == pytest.approx(some.area - whole.area, rel=0.1)
     assert some.area > whole.area
+
+
+def test_areas_by_window_have_the_area_as_their_mean() -> None:
+    curve = measure_routes(ROUTES[:1], 5, lambda state: figures(1.0, 0.1 * sum(state), 0.3 * sum(state)))[0]
+    few, many = curve.window_areas
+    assert many == pytest.approx(3 * few)
+    assert curve.area == pytest.approx((few + many) / 2)

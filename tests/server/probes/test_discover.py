@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from flexquant.server.controller.sample import MemoryReading
 from flexquant.server.monitor import Monitor
-from flexquant.server.probes.cuda import Device
 from flexquant.server.probes.discover import Roots, discover
 from support.kernel_files import pressure_text, refuse, v1_group, v1_mount, v2_group, v2_mount, within, write_tree
 
@@ -181,16 +180,6 @@ def test_an_unknown_level_of_macos_is_left_out_and_said() -> None:
 
 def test_windows_has_its_host() -> None:
     assert names(Roots(platform="win32", virtual_memory=lambda: HOST)) == ["host"]
-
-
-def test_a_card_counts_when_it_holds_the_weights_in_memory_of_its_own() -> None:
-    def with_device(device: Device | None) -> list[str]:
-        return names(Roots(platform="win32", virtual_memory=lambda: HOST, device=device))
-
-    assert with_device(Device(lambda: (1000, 3000))) == ["host", "cuda"]
-    assert with_device(Device(lambda: (1000, 7900))) == ["host"]
-    assert with_device(Device(lambda: (1000, 3000), integrated=True)) == ["host"]
-    assert with_device(None) == ["host"]
 
 
 def test_this_machine_answers() -> None:

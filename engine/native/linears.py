@@ -1,0 +1,88 @@
+"""The linear layers of a running model as the native kernels take them: parts that share rounded inputs."""
+
+import ctypes
+from collections.abc import Sequence
+
+from flexquant.engine.ensemble import Ensemble
+from flexquant.engine.exl2.blocked_layout import BlockedLayout
+from flexquant.engine.exl2.groups import Run
+from flexquant.engine.manifest import modules_by_linear
+from flexquant.engine.model_config import HEAD, ModelConfig
+from flexquant.engine.native import structs
+from flexquant.engine.native.library import load
+from flexquant.engine.places import Places
+
+
+class Linears:
+    """Engine thread only: what it answers is good until the next safe point.
+
+    Args:
+        ensemble: Whose layers.
+        places: Where their modules are.
+    """
+
+    def __init__(self, ensemble: Ensemble, places: Places) -> None:
+        self._places = places
+        self._layouts: dict[tuple[str, int], tuple[BlockedLayout, ctypes.Array[structs.Run]]] = {}
+        runs: dict[tuple[Run, ...], ctypes.Array[structs.Run]] = {}  # slices of a layer have the same
+        for module, specs in ensemble.specs.items():
+            for variant, spec in enumerate(specs):
+                layout = BlockedLayout(spec)
+                if spec.runs not in runs:
+                    runs[spec.runs] = layout.runs()
+                self._layouts[module, variant] = layout, runs[spec.runs]
+        self._parts = {key: (structs.Part * len(modules))() for key, modules in places.modules.items()}
+        self._known: dict[str, tuple[int, int]] = {}  # by module: the variant and the address that its part has
+
+    def together(self, keys: Sequence[str]) -> list[structs.Linear]:
+        """Layers that take the same inputs: each rounded form of these is made once for all parts that need it."""
+        forms: dict[object, int] = {}
+        return [self._linear(key, forms) for key in keys]
+
+    def matrix(self, module: str) -> tuple[int, structs.Matrix, BlockedLayout]:
+        """Variant of a module, and its matrix."""
+        variant, address = self._find(module)
+        layout, runs = self._layouts[module, variant]
+        matrix = layout.matrix(runs)
+        layout.place(matrix, address)
+        return variant, matrix, layout
+
+    def _linear(self, key: str, forms: dict[object, int]) -> structs.Linear:
+        parts = self._parts[key]
+        blocks = out_features = words = 0
+        for part, module in zip(parts, self._places.modules[key], strict=True):
+            found = self._find(module)
+            layout, _ = self._layouts[module, found[0]]
+            if self._known.get(module) != found:
+                part.matrix = self.matrix(module)[1]
+                self._known[module] = found
+            part.first_block = blocks
+            part.inputs = forms.setdefault(layout.rounding, len(forms))
+            blocks += layout.blocks
+            out_features += layout.spec.out_features
+            words = max(words, layout.words)
+        return structs.Linear(ctypes.addressof(parts), len(parts), blocks, out_features, words)
+
+    def _find(self, module: str) -> tuple[int, int]:
+        """Variant and address of a module."""
+        variant, _, arena, offset = self._places.find(module)
+        return variant, arena.address + offset
+
+
+def keys_of_layer(config: ModelConfig, layer: int) -> tuple[tuple[str, ...], ...]:
+    """A layer's linear layers in the order of the kernels, those with the same inputs together."""
+    q, k, v, o, gate, up, down = (shape.key for shape in config.linears() if shape.layer == layer)
+    return (q, k, v), (o,), (gate, up), (down,)
+
+
+def most_rounded_bytes(ensemble: Ensemble, rows: int) -> int:
+    """Most that rounded inputs of so many rows take at once, whichever variants are resident."""
+    config, modules, library = ensemble.config, modules_by_linear(ensemble.manifest), load()
+    most = 0
+    for keys in [*(keys for layer in range(config.layers) for keys in keys_of_layer(config, layer)), (HEAD,)]:
+        names = [module.name for key in keys for module in modules[key]]
+        layouts = [BlockedLayout(spec) for name in names for spec in ensemble.specs[name]]
+        forms = {layout.rounding: layout.units for layout in layouts}
+        resident = sorted(forms.values(), reverse=True)[: len(names)]  # a module has one variant at a time
+        most = max(most, sum(int(library.fq_rounded_bytes(rows, units)) for units in resident))
+    return most

@@ -1,0 +1,1 @@
+"""The comparison of methods over several ensembles of one checkpoint: orders, ladders of whole models, searches."""
