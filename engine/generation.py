@@ -54,7 +54,7 @@ class Generation:
         self._max_tokens = max_tokens
         self._eos_ids = () if ignore_eos else backend.config.eos_ids
         self._chunk = chunk
-        self._sampler = Sampler(sampling)
+        self._sampler = Sampler(sampling, prompt)
         # The last token is not fed to the model again.
         self._sequence = backend.new_sequence(len(prompt) + max_tokens - 1, self._prompt, exact=exact)
         self.cached_tokens = self._sequence.cached_tokens

@@ -9,10 +9,19 @@ Fields come in three lists (tests hold one row for each):
 Unknown fields are ignored.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError, ValidationError
 
 from flexquant.server.api_error import ApiError
@@ -26,12 +35,7 @@ REFUSED: Final[Mapping[str, tuple[object, ...]]] = {
     "suffix": ("",),
     "logprobs": (False,),
     "top_logprobs": (),
-    "logit_bias": ({},),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "repetition_penalty": (1,),
     "repeat_penalty": (1,),
-    "min_p": (0,),
     "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -45,9 +49,13 @@ REFUSED: Final[Mapping[str, tuple[object, ...]]] = {
 }
 """Known fields that would change the answer and that this version does not do, with the values that mean "off"."""
 
+OTHER_NAMES: Final[Mapping[str, str]] = {"repeat_penalty": "repetition_penalty"}
+"""Refused fields that have another name here."""
+
 MAX_STOPS: Final = 16
 MAX_STOP_LENGTH: Final = 1024
 _INT64: Final = 2**63
+_TOKEN_ID: Final = re.compile("[0-9]{1,9}")
 
 
 def _said(message: str) -> WrapValidator:
@@ -74,6 +82,19 @@ class StreamOptions(Fields):
     include_usage: bool = False
 
 
+def _token_biases(value: object) -> object:
+    """Keys of JSON objects are strings; these are token ids."""
+    if not isinstance(value, dict):
+        return value
+    if not all(isinstance(key, str) and _TOKEN_ID.fullmatch(key) for key in value):
+        raise PydanticCustomError("token_id", "Keys should be token ids")
+    return {int(key): bias for key, bias in value.items()}
+
+
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+TokenBiases = Annotated[
+    dict[int, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]], BeforeValidator(_token_biases)
+]
 Stop = Annotated[
     str | list[str] | None,
     _said("Input should be a string or a list of strings"),
@@ -92,12 +113,24 @@ class GenerationFields(Fields):
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     top_k: int | None = Field(default=None, ge=0, lt=_INT64, description="0 considers every token.")
+    min_p: float | None = Field(
+        default=None, ge=0, le=1, allow_inf_nan=False, description="Share of the likeliest token's probability."
+    )
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: float | None = Field(
+        default=None, ge=0.01, le=100, allow_inf_nan=False, description="1 is none; the prompt's tokens count, too."
+    )
+    logit_bias: TokenBiases | None = Field(default=None, description="Token ids, and what is added to their logits.")
     seed: int | None = Field(default=None, ge=-_INT64, lt=_INT64)
     stop: Stop = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = Field(default=None, ge=1)
     max_tokens: int | None = Field(default=None, ge=1, lt=2**31)
+    max_completion_tokens: int | None = Field(
+        default=None, ge=1, lt=2**31, description="The newer word for max_tokens; of both, this one counts."
+    )
     ignore_eos: bool | None = Field(default=None, description="Go on after the end-of-sequence token.")
 
     @model_validator(mode="before")
@@ -109,9 +142,11 @@ class GenerationFields(Fields):
                 if value is not None and not any(
                     type(value) is type(no) and value == no for no in (*off, *_floats(off))
                 ):
+                    name = OTHER_NAMES.get(field)
                     raise ApiError(
                         400,
-                        f"{field}: this version does not support it; leave it out.",
+                        f"{field}: this version does not support it; "
+                        f"{'leave it out' if name is None else f'use {name}'}.",
                         param=field,
                         code="unsupported",
                     )
@@ -129,6 +164,11 @@ class GenerationFields(Fields):
     def stops(self) -> list[str]:
         """`stop` as a list."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Most tokens to generate, as the request limits them."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
     def include_usage(self) -> bool:
@@ -187,7 +227,6 @@ class ChatRequest(GenerationFields):
     """Body of POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1, lt=2**31)
 
     def template_messages(self) -> list[dict[str, Any]]:
         """The messages as chat templates expect them; "developer" is OpenAI's newer word for "system"."""

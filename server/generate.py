@@ -84,7 +84,7 @@ def generation_requests(
 
     Raises:
         ContextLengthError: A prompt leaves no room for an answer.
-        ApiError: There are more sequences than the daemon could ever take at once.
+        ApiError: There are more sequences than the daemon could ever take at once, or a bias is for no token.
     """
     choices, most, context = fields.n or 1, daemon.engine.most_sequences, daemon.model.context
     if len(prompts) * choices > most:
@@ -93,6 +93,13 @@ def generation_requests(
             f"{len(prompts)} prompts with {choices} choices each are {len(prompts) * choices} sequences; one request "
             f"can have {most} (--parallel and --max-queue).",
             param="n" if choices > 1 else "prompt",
+        )
+    outside = [token for token in fields.logit_bias or {} if token >= daemon.model.vocab_size]
+    if outside:
+        raise ApiError(
+            400,
+            f"logit_bias: token id {outside[0]} is outside the vocabulary of {daemon.model.vocab_size}.",
+            param="logit_bias",
         )
     requests = []
     for prompt in prompts:
@@ -108,18 +115,27 @@ def generation_requests(
                 GenerationRequest(
                     prompt=prompt,
                     max_tokens=room if max_tokens is None else min(max_tokens, room),
-                    sampling=SamplingParams(
-                        temperature=1.0 if fields.temperature is None else fields.temperature,
-                        top_k=fields.top_k or 0,
-                        top_p=1.0 if fields.top_p is None else fields.top_p,
-                        seed=None if fields.seed is None else fields.seed + choice,
-                    ),
+                    sampling=_sampling(fields, choice),
                     stops=tuple(fields.stops),
                     ignore_eos=bool(fields.ignore_eos),
                     exact=daemon.controller.pinned,
                 )
             )
     return requests
+
+
+def _sampling(fields: GenerationFields, choice: int) -> SamplingParams:
+    return SamplingParams(
+        temperature=1.0 if fields.temperature is None else fields.temperature,
+        top_k=fields.top_k or 0,
+        top_p=1.0 if fields.top_p is None else fields.top_p,
+        seed=None if fields.seed is None else fields.seed + choice,
+        min_p=fields.min_p or 0.0,
+        presence_penalty=fields.presence_penalty or 0.0,
+        frequency_penalty=fields.frequency_penalty or 0.0,
+        repetition_penalty=1.0 if fields.repetition_penalty is None else fields.repetition_penalty,
+        logit_bias=fields.logit_bias or {},
+    )
 
 
 async def answer(

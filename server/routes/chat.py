@@ -47,8 +47,7 @@ async def chat_completions(
     """Answer a conversation."""
     daemon.model.check_name(body.model)
     prompt = await asyncio.to_thread(_encode, daemon.model, body)
-    max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    return await answer(request, daemon, body, generation_requests(body, [prompt], max_tokens, daemon), _SHAPE)
+    return await answer(request, daemon, body, generation_requests(body, [prompt], body.most_tokens, daemon), _SHAPE)
 
 
 def _encode(model: ServedModel, body: ChatRequest) -> list[int]:

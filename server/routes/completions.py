@@ -47,7 +47,7 @@ async def completions(
     """Continue prompts."""
     daemon.model.check_name(body.model)
     prompts = await asyncio.to_thread(lambda: [_encode(daemon.model, prompt) for prompt in body.prompts])
-    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    max_tokens = DEFAULT_MAX_TOKENS if body.most_tokens is None else body.most_tokens
     return await answer(request, daemon, body, generation_requests(body, prompts, max_tokens, daemon), _SHAPE)
 
 
