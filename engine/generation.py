@@ -7,6 +7,7 @@ from typing import Literal, Self
 import numpy as np
 
 from flexquant.engine.backend import Backend
+from flexquant.engine.logprobs import TokenScore, score
 from flexquant.engine.prefill import CHUNK_TOKENS, chunks
 from flexquant.engine.sampling import GREEDY, Sampler, SamplingParams
 from flexquant.engine.segment import Floats, Segment, nothing
@@ -26,6 +27,7 @@ class Generation:
         ignore_eos: Go on after the model's end-of-sequence tokens.
         chunk: Prompt tokens per step.
         exact: Use only such keys and values of earlier prompts again as were computed at the model's present position.
+        logprobs: Score every token that is generated, with so many of the likeliest ones; None scores none.
 
     Raises:
         KVExhaustedError: The backend has no room for prompt and answer.
@@ -41,6 +43,7 @@ class Generation:
         ignore_eos: bool = False,
         chunk: int = CHUNK_TOKENS,
         exact: bool = False,
+        logprobs: int | None = None,
     ) -> None:
         if not prompt or max_tokens < 1:
             raise ValueError(f"{len(prompt)} prompt tokens and at most {max_tokens} generated: both must be at least 1")
@@ -49,11 +52,14 @@ class Generation:
         """Token ids so far; the end-of-sequence token that ended it included."""
         self.finished: Literal["stop", "length"] | None = None
         """Why it ended: an end-of-sequence token, or `max_tokens`."""
+        self.score: TokenScore | None = None
+        """Of the latest token; always None without `logprobs`."""
         self._backend = backend
         self._prompt = np.array(prompt, np.int64)
         self._max_tokens = max_tokens
         self._eos_ids = () if ignore_eos else backend.config.eos_ids
         self._chunk = chunk
+        self._logprobs = logprobs
         self._sampler = Sampler(sampling, prompt)
         # The last token is not fed to the model again.
         self._sequence = backend.new_sequence(len(prompt) + max_tokens - 1, self._prompt, exact=exact)
@@ -92,6 +98,8 @@ class Generation:
             self._keep()
         token = self._sampler.sample(logits)
         self.generated.append(token)
+        if self._logprobs is not None:
+            self.score = score(logits, token, self._logprobs)
         if token in self._eos_ids:
             self.finished = "stop"
         elif len(self.generated) == self._max_tokens:

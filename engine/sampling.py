@@ -6,8 +6,8 @@ temperature; min-p; top-k; top-p. The first four change what greedy choices take
 
 import math
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -33,7 +33,7 @@ class SamplingParams:
         frequency_penalty: Taken from it once for every time that the token was generated (OpenAI's definition).
         repetition_penalty: Positive logits of tokens of the prompt or the answer are divided by it, others multiplied
             (CTRL, Keskar et al., arXiv 1909.05858, as in transformers and vLLM). 1 means none.
-        logit_bias: Added to the logits of these tokens.
+        logit_bias: Token ids, none twice, and what is added to their logits.
 
     Raises:
         ValueError: A value is outside its range.
@@ -47,7 +47,7 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
@@ -63,7 +63,7 @@ class SamplingParams:
                 raise ValueError(f"{name} must be a finite number, not {getattr(self, name)}")
         if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
             raise ValueError(f"repetition_penalty must be above 0, not {self.repetition_penalty}")
-        if not all(token >= 0 and math.isfinite(bias) for token, bias in self.logit_bias.items()):
+        if not all(token >= 0 and math.isfinite(bias) for token, bias in self.logit_bias):
             raise ValueError("logit_bias needs token ids and finite numbers")
 
     @property
@@ -115,10 +115,7 @@ class Sampler:
     def _choose(self, values: Floats) -> int:
         likeliest = int(values.argmax())
         if not math.isfinite(values[likeliest]):
-            raise FlexQuantError(
-                "the model's logits are not numbers, so no token can be chosen",
-                hint="The checkpoint may be damaged; `flexquant-build eval` tells which position is.",
-            )
+            raise not_numbers()
         if self._params.temperature == 0:
             return likeliest
         chances = probabilities(values, self._params)
@@ -131,9 +128,9 @@ class Sampler:
 class _Bias:
     """What a request adds to the logits of some tokens."""
 
-    def __init__(self, bias: Mapping[int, float]) -> None:
-        self._tokens = np.fromiter(bias.keys(), np.int64, len(bias))
-        self._values = np.fromiter(bias.values(), np.float64, len(bias))
+    def __init__(self, bias: Sequence[tuple[int, float]]) -> None:
+        self._tokens = np.array([token for token, _ in bias], np.int64)
+        self._values = np.array([value for _, value in bias], np.float64)
 
     def apply(self, logits: Floats) -> None:
         """Change logits, f64 [vocab], in place."""
@@ -162,6 +159,14 @@ class _Penalties:
     def count(self, token: int) -> None:
         """A token was generated."""
         self._counts[token] = self._counts.get(token, 0) + 1
+
+
+def not_numbers() -> FlexQuantError:
+    """The error for logits that have no probabilities."""
+    return FlexQuantError(
+        "the model's logits are not numbers, so no token can be chosen",
+        hint="The checkpoint may be damaged; `flexquant-build eval` tells which position is.",
+    )
 
 
 def probabilities(logits: Floats, params: SamplingParams) -> Floats:

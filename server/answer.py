@@ -8,6 +8,7 @@ from flexquant.engine.segment import Floats, Segment
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.generation_request import Event, Finished, GenerationRequest, Started, Text, Usage
 from flexquant.server.stop_strings import StopMatcher
+from flexquant.server.token_marks import TokenMarks
 
 
 class PositionedBackend(Backend, Protocol):
@@ -40,9 +41,11 @@ class Answer:
             sampling=request.sampling,
             ignore_eos=request.ignore_eos,
             exact=request.exact,
+            logprobs=request.logprobs,
         )
         self._text = tokenizer.stream()
         self._stops = StopMatcher(request.stops)
+        self._marks = TokenMarks()
         self._start = self._end = self._worst = model.position
         self.finished = False
 
@@ -70,15 +73,25 @@ class Answer:
         if token is None:
             return []
         ended = self._generation.finished
-        text = "" if ended == "stop" else self._stops.push(self._text.push(token))
+        text = "" if ended == "stop" else self._stops.push(self._read(token))
         if ended is not None and not self._stops.stopped:
             text += self._stops.push(self._text.flush())
         reason: Literal["stop", "length"] | None = "stop" if self._stops.stopped else ended
-        if reason is None:
-            return [Text(text)] if text else []
-        text += self._stops.flush()
-        self.finished = True
-        return [*([Text(text)] if text else []), Finished(reason, self._usage())]
+        if reason is not None:
+            text += self._stops.flush()
+            self.finished = True
+        tokens = self._marks.give(text)
+        if self.finished and not self._stops.stopped:
+            tokens += self._marks.rest()
+        events: list[Event] = [Text(text, tokens)] if text or tokens else []
+        return events if reason is None else [*events, Finished(reason, self._usage())]
+
+    def _read(self, token: int) -> str:
+        """The characters that `token` completes."""
+        characters = self._text.push(token)
+        if self._generation.score is not None:
+            self._marks.read(self._generation.score, characters)
+        return characters
 
     def note_position(self) -> None:
         """The model computes for this answer where it is now."""

@@ -11,7 +11,7 @@ Unknown fields are ignored.
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -33,8 +33,6 @@ REFUSED: Final[Mapping[str, tuple[object, ...]]] = {
     "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
-    "logprobs": (False,),
-    "top_logprobs": (),
     "repeat_penalty": (1,),
     "response_format": ({"type": "text"},),
     "tools": ([],),
@@ -49,7 +47,10 @@ REFUSED: Final[Mapping[str, tuple[object, ...]]] = {
 }
 """Known fields that would change the answer and that this version does not do, with the values that mean "off"."""
 
-OTHER_NAMES: Final[Mapping[str, str]] = {"repeat_penalty": "repetition_penalty"}
+REFUSED_BY_COMPLETIONS: Final[Mapping[str, tuple[object, ...]]] = {**REFUSED, "top_logprobs": ()}
+"""`logprobs` is a number there."""
+
+OTHER_NAMES: Final[Mapping[str, str]] = {"repeat_penalty": "repetition_penalty", "top_logprobs": "logprobs"}
 """Refused fields that have another name here."""
 
 MAX_STOPS: Final = 16
@@ -109,6 +110,9 @@ Prompt = Annotated[
 class GenerationFields(Fields):
     """What completions and chat completions share."""
 
+    refused: ClassVar[Mapping[str, tuple[object, ...]]] = REFUSED
+    """Fields that get a 400, with the values that mean "off"."""
+
     model: str | None = None
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
@@ -137,7 +141,7 @@ class GenerationFields(Fields):
     @classmethod
     def _refuse(cls, body: object) -> object:
         if isinstance(body, Mapping):
-            for field, off in REFUSED.items():
+            for field, off in cls.refused.items():
                 value = body.get(field)
                 if value is not None and not any(
                     type(value) is type(no) and value == no for no in (*off, *_floats(off))
@@ -183,7 +187,12 @@ def _floats(values: tuple[object, ...]) -> list[object]:
 class CompletionRequest(GenerationFields):
     """Body of POST /v1/completions."""
 
+    refused = REFUSED_BY_COMPLETIONS
+
     prompt: Prompt = Field(description="Text, token ids, or a list of either; each prompt is continued by itself.")
+    logprobs: int | None = Field(
+        default=None, ge=0, le=5, description="Log-probability of each token, and of as many of the likeliest."
+    )
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -227,6 +236,19 @@ class ChatRequest(GenerationFields):
     """Body of POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1)
+    logprobs: bool | None = Field(default=None, description="Log-probability of each token.")
+    top_logprobs: int | None = Field(default=None, ge=0, le=20, description="And of as many of the likeliest.")
+
+    @model_validator(mode="after")
+    def _scored_on_request(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ApiError(400, "top_logprobs: it needs `logprobs: true`.", param="top_logprobs")
+        return self
+
+    @property
+    def scored(self) -> int | None:
+        """How many of the likeliest tokens the log-probability of each token comes with; None for none at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     def template_messages(self) -> list[dict[str, Any]]:
         """The messages as chat templates expect them; "developer" is OpenAI's newer word for "system"."""

@@ -20,19 +20,20 @@ from flexquant.server.generation_request import Event, Failed, Finished, Generat
 from flexquant.server.job import Job
 from flexquant.server.request_log import usage_fields
 from flexquant.server.streaming import HEADERS, MEDIA_TYPE, server_sent
+from flexquant.server.token_marks import MarkedToken
 
 POSITION_HEADER: Final = "x-flexquant-position"
 FinishReason = Literal["stop", "length"]
 
 
 class Shape(Protocol):
-    """How one endpoint phrases answers: the parts of its JSON that differ from the other's."""
+    """How one endpoint phrases the answers to a request: the parts of its JSON that differ from the other's."""
 
     id_prefix: str
     whole_object: str
     chunk_object: str
 
-    def whole(self, index: int, text: str, reason: FinishReason) -> dict[str, Any]:
+    def whole(self, index: int, text: str, tokens: Sequence[MarkedToken], reason: FinishReason) -> dict[str, Any]:
         """A choice of an answer that is not streamed."""
         ...
 
@@ -40,7 +41,7 @@ class Shape(Protocol):
         """What is streamed before a choice's text."""
         ...
 
-    def piece(self, index: int, text: str) -> dict[str, Any]:
+    def piece(self, index: int, text: str, tokens: Sequence[MarkedToken]) -> dict[str, Any]:
         """A choice that streams a part of its text."""
         ...
 
@@ -72,7 +73,12 @@ class Frame:
 
 
 def generation_requests(
-    fields: GenerationFields, prompts: Sequence[Sequence[int]], max_tokens: int | None, daemon: DaemonState
+    fields: GenerationFields,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int | None,
+    daemon: DaemonState,
+    *,
+    logprobs: int | None,
 ) -> list[GenerationRequest]:
     """What the engine is asked for: `n` choices of the first prompt, then of the next.
 
@@ -81,6 +87,7 @@ def generation_requests(
         prompts: Token ids.
         max_tokens: As the request limits it; None goes on to the end of the context, which limits in any case.
         daemon: Whose model, engine and controller they are for.
+        logprobs: How many of the likeliest tokens the score of a token has; None scores none.
 
     Raises:
         ContextLengthError: A prompt leaves no room for an answer.
@@ -119,6 +126,7 @@ def generation_requests(
                     stops=tuple(fields.stops),
                     ignore_eos=bool(fields.ignore_eos),
                     exact=daemon.controller.pinned,
+                    logprobs=logprobs,
                 )
             )
     return requests
@@ -134,7 +142,7 @@ def _sampling(fields: GenerationFields, choice: int) -> SamplingParams:
         presence_penalty=fields.presence_penalty or 0.0,
         frequency_penalty=fields.frequency_penalty or 0.0,
         repetition_penalty=1.0 if fields.repetition_penalty is None else fields.repetition_penalty,
-        logit_bias=fields.logit_bias or {},
+        logit_bias=tuple((fields.logit_bias or {}).items()),
     )
 
 
@@ -164,17 +172,17 @@ async def answer(
         chunks = _chunks(request, events, frame, shape, totals, include_usage=fields.include_usage)
         return StreamingResponse(server_sent(chunks), media_type=MEDIA_TYPE, headers=headers | HEADERS)
     texts = [""] * len(generations)
+    tokens: list[list[MarkedToken]] = [[] for _ in generations]
     reasons: list[FinishReason] = ["stop"] * len(generations)
     async for index, event in events:
         if isinstance(event, Text):
             texts[index] += event.text
+            tokens[index].extend(event.tokens)
         elif isinstance(event, Finished):
             reasons[index] = event.reason
             totals.add(index, event)
     totals.log(request)
-    choices = [
-        shape.whole(index, text, reason) for index, (text, reason) in enumerate(zip(texts, reasons, strict=True))
-    ]
+    choices = [shape.whole(index, *parts) for index, parts in enumerate(zip(texts, tokens, reasons, strict=True))]
     return JSONResponse(frame.wrap(shape.whole_object, choices, usage=totals.usage()), headers=headers)
 
 
@@ -196,7 +204,7 @@ async def _chunks(
             for choice in shape.opening(index):
                 yield frame.wrap(kind, [choice], **no_usage)
         elif isinstance(event, Text):
-            yield frame.wrap(kind, [shape.piece(index, event.text)], **no_usage)
+            yield frame.wrap(kind, [shape.piece(index, event.text, event.tokens)], **no_usage)
         elif isinstance(event, Finished):
             totals.add(index, event)
             yield frame.wrap(kind, [shape.closing(index, event.reason)], **no_usage)

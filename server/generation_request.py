@@ -6,6 +6,7 @@ from typing import Literal
 
 from flexquant.engine.sampling import SamplingParams
 from flexquant.server.api_error import ApiError
+from flexquant.server.token_marks import MarkedToken
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class GenerationRequest:
         stops: Strings that end the answer.
         ignore_eos: Go on after the end-of-sequence token.
         exact: Use only such keys and values of earlier prompts again as were computed at the model's present position.
+        logprobs: Score every token of the answer, with so many of the likeliest ones; None scores none.
     """
 
     prompt: Sequence[int]
@@ -27,6 +29,7 @@ class GenerationRequest:
     stops: tuple[str, ...] = ()
     ignore_eos: bool = False
     exact: bool = False
+    logprobs: int | None = None
 
     @property
     def most_tokens(self) -> int:
@@ -57,9 +60,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """The next part of the answer; never empty."""
+    """The next part of the answer, and the tokens that begin in it if they are scored; never empty of both."""
 
     text: str
+    tokens: tuple[MarkedToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

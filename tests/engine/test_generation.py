@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -221,3 +222,24 @@ def test_greedy_is_deterministic_and_seeds_are_kept() -> None:
     assert texts(SamplingParams(temperature=0)) == texts(SamplingParams(temperature=0))
     assert texts(SamplingParams(seed=5)) == texts(SamplingParams(seed=5))
     assert texts(SamplingParams(seed=5)) != texts(SamplingParams(seed=6))
+
+
+def test_a_generation_scores_the_models_own_distribution() -> None:
+    """Whatever sampling makes of it: the token is forced by a bias, and keeps what the model gave it."""
+    biased = SamplingParams(temperature=0, logit_bias=((7, 100.0),), repetition_penalty=2)
+    with Generation(CountingBackend(), [5], max_tokens=3, sampling=biased, logprobs=2) as generation:
+        assert generation.step() == 7
+        assert generation.score is not None
+        total = math.log(math.exp(9) + tiny_config().vocab_size - 1)
+        assert generation.score.logprob == pytest.approx(-total)
+        assert [token for token, _ in generation.score.top] == [6, 0]
+        assert [logprob for _, logprob in generation.score.top] == pytest.approx([9 - total, -total])
+
+
+def test_scores_do_not_change_the_answer_and_cost_nothing_unless_asked_for() -> None:
+    sampling = SamplingParams(seed=5)
+    with Generation(TinyBackend(), [3, 4, 5], max_tokens=9, sampling=sampling, ignore_eos=True) as plain:
+        answer = run(plain)
+        assert plain.score is None
+    scored = Generation(TinyBackend(), [3, 4, 5], max_tokens=9, sampling=sampling, ignore_eos=True, logprobs=3)
+    assert run(scored) == answer

@@ -30,7 +30,9 @@ PENALTIES: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "presence_penalty": st.integers(-8, 8).map(lambda n: n / 4),
         "frequency_penalty": st.integers(-8, 8).map(lambda n: n / 4),
         "repetition_penalty": st.sampled_from([0.5, 1.0, 1.25, 2.0]),
-        "logit_bias": st.dictionaries(st.integers(0, 5), st.integers(-100, 100).map(float)),
+        "logit_bias": st.dictionaries(st.integers(0, 5), st.integers(-100, 100).map(float)).map(
+            lambda bias: tuple(bias.items())
+        ),
     },
 )
 
@@ -112,7 +114,7 @@ def adjusted(logits: list[float], params: SamplingParams, prompt: list[int], gen
     """The logits after bias and penalties, by the definitions, token by token."""
     found = []
     for token, logit in enumerate(logits):
-        logit += params.logit_bias.get(token, 0.0)
+        logit += dict(params.logit_bias).get(token, 0.0)
         if token in prompt or token in generated:
             logit = logit / params.repetition_penalty if logit > 0 else logit * params.repetition_penalty
         logit -= params.frequency_penalty * generated.count(token)
@@ -246,8 +248,8 @@ def test_logits_that_are_no_numbers_are_an_error(params: SamplingParams, logits:
         ("frequency_penalty", math.nan),
         ("repetition_penalty", 0),
         ("repetition_penalty", INF),
-        ("logit_bias", {-1: 0.0}),
-        ("logit_bias", {0: math.nan}),
+        ("logit_bias", ((-1, 0.0),)),
+        ("logit_bias", ((0, math.nan),)),
     ],
 )
 def test_values_out_of_range_are_refused(field: str, value: object) -> None:
