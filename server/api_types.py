@@ -31,7 +31,6 @@ ACCEPTED: Final = ("user", "metadata", "service_tier", "parallel_tool_calls", "r
 
 REFUSED: Final[Mapping[str, tuple[object, ...]]] = {
     "best_of": (1,),
-    "echo": (False,),
     "suffix": ("",),
     "repeat_penalty": (1,),
     "response_format": ({"type": "text"},),
@@ -47,6 +46,7 @@ REFUSED: Final[Mapping[str, tuple[object, ...]]] = {
 }
 """Known fields that would change the answer and that this version does not do, with the values that mean "off"."""
 
+REFUSED_BY_CHAT: Final[Mapping[str, tuple[object, ...]]] = {**REFUSED, "echo": (False,)}
 REFUSED_BY_COMPLETIONS: Final[Mapping[str, tuple[object, ...]]] = {**REFUSED, "top_logprobs": ()}
 """`logprobs` is a number there."""
 
@@ -110,7 +110,7 @@ Prompt = Annotated[
 class GenerationFields(Fields):
     """What completions and chat completions share."""
 
-    refused: ClassVar[Mapping[str, tuple[object, ...]]] = REFUSED
+    refused: ClassVar[Mapping[str, tuple[object, ...]]]
     """Fields that get a 400, with the values that mean "off"."""
 
     model: str | None = None
@@ -190,6 +190,8 @@ class CompletionRequest(GenerationFields):
     refused = REFUSED_BY_COMPLETIONS
 
     prompt: Prompt = Field(description="Text, token ids, or a list of either; each prompt is continued by itself.")
+    max_tokens: int | None = Field(default=None, ge=0, lt=2**31, description="0 only takes the prompt in.")
+    echo: bool | None = Field(default=None, description="The answer begins with the prompt; `logprobs` cover it, too.")
     logprobs: int | None = Field(
         default=None, ge=0, le=5, description="Log-probability of each token, and of as many of the likeliest."
     )
@@ -234,6 +236,8 @@ class Message(Fields):
 
 class ChatRequest(GenerationFields):
     """Body of POST /v1/chat/completions."""
+
+    refused = REFUSED_BY_CHAT
 
     messages: list[Message] = Field(min_length=1)
     logprobs: bool | None = Field(default=None, description="Log-probability of each token.")

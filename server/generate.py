@@ -79,6 +79,7 @@ def generation_requests(
     daemon: DaemonState,
     *,
     logprobs: int | None,
+    echo: bool = False,
 ) -> list[GenerationRequest]:
     """What the engine is asked for: `n` choices of the first prompt, then of the next.
 
@@ -88,6 +89,7 @@ def generation_requests(
         max_tokens: As the request limits it; None goes on to the end of the context, which limits in any case.
         daemon: Whose model, engine and controller they are for.
         logprobs: How many of the likeliest tokens the score of a token has; None scores none.
+        echo: Answers begin with their prompts.
 
     Raises:
         ContextLengthError: A prompt leaves no room for an answer.
@@ -111,10 +113,11 @@ def generation_requests(
     requests = []
     for prompt in prompts:
         room = context - len(prompt)
-        if room < 1:
+        least = 0 if max_tokens == 0 else 1
+        if room < least:
             raise ContextLengthError(
                 f"The prompt has {len(prompt)} tokens; the context holds {context} for prompt and answer together.",
-                tokens=len(prompt) + 1,
+                tokens=len(prompt) + least,
                 limit=context,
             )
         for choice in range(choices):
@@ -127,6 +130,7 @@ def generation_requests(
                     ignore_eos=bool(fields.ignore_eos),
                     exact=daemon.controller.pinned,
                     logprobs=logprobs,
+                    echo=echo,
                 )
             )
     return requests

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from flexquant.engine.logprobs import TokenScore
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.token_marks import MarkedToken
 
@@ -10,7 +11,7 @@ from flexquant.server.token_marks import MarkedToken
 def chat_logprobs(tokens: Sequence[MarkedToken], tokenizer: Tokenizer) -> dict[str, Any]:
     """Of chat completions: an object for each token, with its exact bytes."""
 
-    def entry(token: int, logprob: float) -> dict[str, Any]:
+    def entry(token: int, logprob: float | None) -> dict[str, Any]:
         content = tokenizer.token_bytes(token)
         if not content:  # it stands for no text
             return {"token": tokenizer.spelling(token), "logprob": logprob, "bytes": None}
@@ -26,22 +27,24 @@ def chat_logprobs(tokens: Sequence[MarkedToken], tokenizer: Tokenizer) -> dict[s
 
 
 def completion_logprobs(tokens: Sequence[MarkedToken], tokenizer: Tokenizer) -> dict[str, Any]:
-    """Of completions: lists with one item for each token.
+    """Of completions: lists with one item for each token; null where the first token of an echoed prompt has none.
 
     `top_logprobs` always has the token itself, too. `text_offset` counts characters from the start of the choice's
     text.
     """
 
-    def top(token: MarkedToken) -> dict[str, float]:
+    def top(score: TokenScore) -> dict[str, float] | None:
+        if score.logprob is None:
+            return None
         found: dict[str, float] = {}
-        for id_, logprob in (*token.score.top, (token.score.token, token.score.logprob)):
+        for id_, logprob in (*score.top, (score.token, score.logprob)):
             found.setdefault(_name(id_, tokenizer), logprob)
         return found
 
     return {
         "tokens": [_name(token.score.token, tokenizer) for token in tokens],
         "token_logprobs": [token.score.logprob for token in tokens],
-        "top_logprobs": [top(token) for token in tokens],
+        "top_logprobs": [top(token.score) for token in tokens],
         "text_offset": [token.offset for token in tokens],
     }
 

@@ -56,7 +56,7 @@ async def completions(
     daemon.model.check_name(body.model)
     prompts = await asyncio.to_thread(lambda: [_encode(daemon.model, prompt) for prompt in body.prompts])
     max_tokens = DEFAULT_MAX_TOKENS if body.most_tokens is None else body.most_tokens
-    generations = generation_requests(body, prompts, max_tokens, daemon, logprobs=body.logprobs)
+    generations = generation_requests(body, prompts, max_tokens, daemon, logprobs=body.logprobs, echo=bool(body.echo))
     shape = _CompletionShape(daemon.model.tokenizer, logprobs=body.logprobs is not None)
     return await answer(request, daemon, body, generations, shape)
 

@@ -130,10 +130,20 @@ def test_it_reserves_what_it_needs_and_no_more() -> None:
     assert backend.cache.free_pages == 2
 
 
-@pytest.mark.parametrize(("prompt", "max_tokens"), [([], 5), ([3], 0)])
+@pytest.mark.parametrize(("prompt", "max_tokens"), [([], 5), ([3], -1)])
 def test_nothing_to_do_is_refused(prompt: list[int], max_tokens: int) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="to be generated"):
         Generation(CountingBackend(), prompt, max_tokens=max_tokens)
+
+
+def test_without_tokens_to_generate_the_prompt_goes_in_and_is_kept() -> None:
+    backend = CountingBackend()
+    with Generation(backend, [5] * 128, max_tokens=0, chunk=100) as generation:
+        assert [generation.step(), generation.finished, generation.step()] == [None, None, None]
+        assert (generation.finished, generation.generated) == ("length", [])
+        assert backend.cache.free_pages == 30
+    with Generation(backend, [5] * 129, max_tokens=1) as later:
+        assert later.cached_tokens == 128
 
 
 def test_closing_twice_is_allowed() -> None:

@@ -1,6 +1,7 @@
 """The three lists of request fields: honoured, accepted without effect, refused. One row for each."""
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 from flexquant.server.api_error import ApiError
 from flexquant.server.api_types import (
     ACCEPTED,
-    REFUSED,
+    REFUSED_BY_CHAT,
     REFUSED_BY_COMPLETIONS,
     ChatRequest,
     CompletionRequest,
@@ -42,7 +43,7 @@ HONOURED: dict[str, tuple[Any, Any]] = {
     "stream": (True, "yes"),
     "stream_options": ({"include_usage": True}, [1]),
     "n": (1, 0),
-    "max_tokens": (1, 0),
+    "max_tokens": (1, -1),
     "max_completion_tokens": (1, 0),
     "ignore_eos": (True, 1),
 }
@@ -67,14 +68,21 @@ def test_accepted_field_changes_nothing(field: str) -> None:
     assert chat(**{field: {"any": "thing"}}) == chat()
 
 
-@pytest.mark.parametrize("field", REFUSED_BY_COMPLETIONS)
-def test_refused_field_is_named_unless_it_is_off(field: str) -> None:
-    for off in (None, *REFUSED_BY_COMPLETIONS[field]):
-        assert completion(**{field: off}) == completion()
-    for make in (completion, chat) if field in REFUSED else (completion,):
-        with pytest.raises(ApiError, match=f"^{field}: ") as refused:
-            make(**{field: "surely on"})
-        assert (refused.value.status, refused.value.param) == (400, field)
+@pytest.mark.parametrize(
+    ("make", "refused", "field"),
+    [
+        *((completion, REFUSED_BY_COMPLETIONS, field) for field in REFUSED_BY_COMPLETIONS),
+        *((chat, REFUSED_BY_CHAT, field) for field in REFUSED_BY_CHAT),
+    ],
+)
+def test_refused_field_is_named_unless_it_is_off(
+    make: Callable[..., object], refused: Mapping[str, tuple[object, ...]], field: str
+) -> None:
+    for off in (None, *refused[field]):
+        assert make(**{field: off}) == make()
+    with pytest.raises(ApiError, match=f"^{field}: ") as error:
+        make(**{field: "surely on"})
+    assert (error.value.status, error.value.param) == (400, field)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +91,6 @@ def test_refused_field_is_named_unless_it_is_off(field: str) -> None:
         ("repeat_penalty", 1.0, 1.1),
         ("repeat_penalty", 1, True),
         ("best_of", 1, 2),
-        ("echo", False, True),
         ("response_format", {"type": "text"}, {"type": "json_object"}),
         ("tools", [], [{"type": "function"}]),
         ("store", False, True),
@@ -131,6 +138,12 @@ def test_numbers_are_numbers_within_range(value: object) -> None:
 def test_counts_are_whole_numbers_within_range(value: object) -> None:
     with pytest.raises(ValidationError, match="max_tokens"):
         completion(max_tokens=value)
+
+
+def test_only_completions_may_generate_nothing() -> None:
+    assert completion(max_tokens=0).most_tokens == 0
+    with pytest.raises(ValidationError, match="max_tokens"):
+        chat(max_tokens=0)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexquant.server.api_types import REFUSED_BY_COMPLETIONS
+from flexquant.server.api_types import REFUSED_BY_CHAT, REFUSED_BY_COMPLETIONS
 from support.fake_daemon import FakeDaemon, fake_daemon
 
 PATHS = ("/v1/completions", "/v1/chat/completions", "/v1/elastic/target")
@@ -96,7 +96,7 @@ KNOWN = {
     "mode": st.just("auto") | VALUES,
     "worst_position": st.integers(-1, 5) | VALUES,
     "ttl_seconds": st.floats() | VALUES,
-    **dict.fromkeys(REFUSED_BY_COMPLETIONS, VALUES),
+    **dict.fromkeys([*REFUSED_BY_COMPLETIONS, *REFUSED_BY_CHAT], VALUES),
 }
 # A short answer by default, so that the bodies that are right do not take long.
 BODIES = st.fixed_dictionaries({}, optional=KNOWN).map(lambda body: {"max_tokens": 2, "prompt": "a"} | body) | VALUES
