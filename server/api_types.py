@@ -233,6 +233,11 @@ class Message(Fields):
         """The content as one string."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
+    def for_template(self) -> dict[str, Any]:
+        """The message as chat templates expect it; "developer" is OpenAI's newer word for "system"."""
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, "content": self.text} | ({"name": self.name} if self.name else {})
+
 
 class ChatRequest(GenerationFields):
     """Body of POST /v1/chat/completions."""
@@ -254,13 +259,27 @@ class ChatRequest(GenerationFields):
         """How many of the likeliest tokens the log-probability of each token comes with; None for none at all."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
-    def template_messages(self) -> list[dict[str, Any]]:
-        """The messages as chat templates expect them; "developer" is OpenAI's newer word for "system"."""
-        return [
-            {"role": "system" if message.role == "developer" else message.role, "content": message.text}
-            | ({"name": message.name} if message.name else {})
-            for message in self.messages
-        ]
+
+class TokenizeRequest(Fields):
+    """Body of POST /tokenize: a prompt or messages."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[Message] | None = Field(default=None, min_length=1)
+    add_special_tokens: bool | None = Field(default=None, description="Begin with the begin-of-text token if needed.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ApiError(400, "Give exactly one of prompt and messages.", param="prompt")
+        return self
+
+
+class DetokenizeRequest(Fields):
+    """Body of POST /detokenize."""
+
+    model: str | None = None
+    tokens: TokenIds
 
 
 class TargetRequest(Fields):

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from flexquant.engine.tokenizer import Tokenizer
-from flexquant.server.api_error import ApiError
 from flexquant.server.api_types import ChatRequest
-from flexquant.server.daemon_state import DaemonState, ServedModel
+from flexquant.server.daemon_state import DaemonState
 from flexquant.server.generate import FinishReason, answer, generation_requests
 from flexquant.server.logprob_fields import chat_logprobs
+from flexquant.server.prompts import encode_messages
 from flexquant.server.routes.dependencies import daemon_state
 from flexquant.server.token_marks import MarkedToken
 
@@ -54,14 +54,7 @@ async def chat_completions(
 ) -> Response:
     """Answer a conversation."""
     daemon.model.check_name(body.model)
-    prompt = await asyncio.to_thread(_encode, daemon.model, body)
+    prompt = await asyncio.to_thread(encode_messages, daemon.model, body.messages)
     generations = generation_requests(body, [prompt], body.most_tokens, daemon, logprobs=body.scored)
     shape = _ChatShape(daemon.model.tokenizer, logprobs=body.scored is not None)
     return await answer(request, daemon, body, generations, shape)
-
-
-def _encode(model: ServedModel, body: ChatRequest) -> list[int]:
-    """Token ids of the conversation. Templates write BOS themselves; the tokenizer does not double it."""
-    if model.chat_template is None:
-        raise ApiError(400, f"{model.id} has no chat template; use /v1/completions.", code="no_chat_template")
-    return model.tokenizer.encode(model.chat_template.render(body.template_messages()), special=True, bos=True)

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Request, Response
 
 from flexquant.engine.tokenizer import Tokenizer
-from flexquant.server.api_error import ApiError
 from flexquant.server.api_types import CompletionRequest
-from flexquant.server.daemon_state import DaemonState, ServedModel
+from flexquant.server.daemon_state import DaemonState
 from flexquant.server.generate import FinishReason, answer, generation_requests
 from flexquant.server.logprob_fields import completion_logprobs
+from flexquant.server.prompts import encode_prompt
 from flexquant.server.routes.dependencies import daemon_state
 from flexquant.server.token_marks import MarkedToken
 
@@ -54,20 +54,8 @@ async def completions(
 ) -> Response:
     """Continue prompts."""
     daemon.model.check_name(body.model)
-    prompts = await asyncio.to_thread(lambda: [_encode(daemon.model, prompt) for prompt in body.prompts])
+    prompts = await asyncio.to_thread(lambda: [encode_prompt(daemon.model, prompt) for prompt in body.prompts])
     max_tokens = DEFAULT_MAX_TOKENS if body.most_tokens is None else body.most_tokens
     generations = generation_requests(body, prompts, max_tokens, daemon, logprobs=body.logprobs, echo=bool(body.echo))
     shape = _CompletionShape(daemon.model.tokenizer, logprobs=body.logprobs is not None)
     return await answer(request, daemon, body, generations, shape)
-
-
-def _encode(model: ServedModel, prompt: str | list[int]) -> list[int]:
-    """Token ids of a prompt; ids are taken as they are, text begins with BOS if the model uses one."""
-    tokens = model.tokenizer.encode(prompt, bos=True) if isinstance(prompt, str) else prompt
-    if not tokens:
-        raise ApiError(400, "prompt: it is empty.", param="prompt")
-    if max(tokens) >= model.vocab_size:
-        raise ApiError(
-            400, f"prompt: token id {max(tokens)} is outside the vocabulary of {model.vocab_size}.", param="prompt"
-        )
-    return tokens

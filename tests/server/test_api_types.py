@@ -170,7 +170,7 @@ def test_messages_reach_the_template_as_it_expects_them() -> None:
             {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": "Ada"},
         ]
     )
-    assert request.template_messages() == [
+    assert [message.for_template() for message in request.messages] == [
         {"role": "system", "content": "d"},
         {"role": "user", "content": "ab", "name": "Ada"},
     ]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from flexquant.server.api_types import REFUSED_BY_CHAT, REFUSED_BY_COMPLETIONS
 from support.fake_daemon import FakeDaemon, fake_daemon
 
-PATHS = ("/v1/completions", "/v1/chat/completions", "/v1/elastic/target")
+PATHS = ("/v1/completions", "/v1/chat/completions", "/v1/elastic/target", "/tokenize", "/detokenize")
 JSON_HEADERS = {"content-type": "application/json"}
 
 
@@ -91,6 +91,8 @@ KNOWN = {
     "stream_options": st.fixed_dictionaries({"include_usage": st.booleans()}) | VALUES,
     "n": st.integers(-1, 3) | VALUES,
     "ignore_eos": st.booleans() | VALUES,
+    "tokens": st.lists(st.integers(-1, 5000), max_size=5) | VALUES,
+    "add_special_tokens": st.booleans() | VALUES,
     "position": st.integers(-1, 5) | VALUES,
     "bytes": st.integers(-1, 5000) | VALUES,
     "mode": st.just("auto") | VALUES,
