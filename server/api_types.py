@@ -1,6 +1,6 @@
 """What requests may say, field by field.
 
-Fields come in three lists (tests hold one row for each):
+Fields come in three lists, which docs/reference/request-fields.md shows to users:
 
 - honoured: the fields of the classes below;
 - accepted without effect: `ACCEPTED`;
