@@ -23,6 +23,8 @@ from flexquant.server.streaming import HEADERS, MEDIA_TYPE, server_sent
 from flexquant.server.token_marks import MarkedToken
 
 POSITION_HEADER: Final = "x-flexquant-position"
+_MANY_TOKENS: Final = 100
+"""Log-probabilities of so many tokens, such as an echoed prompt's, are not put into words on the event loop."""
 FinishReason = Literal["stop", "length"]
 
 
@@ -186,7 +188,10 @@ async def answer(
             reasons[index] = event.reason
             totals.add(index, event)
     totals.log(request)
-    choices = [shape.whole(index, *parts) for index, parts in enumerate(zip(texts, tokens, reasons, strict=True))]
+    parts = zip(range(len(generations)), texts, tokens, reasons, strict=True)
+    choices = await asyncio.to_thread(
+        lambda: [shape.whole(*part) for part in parts]
+    )  # slow with many log-probabilities
     return JSONResponse(frame.wrap(shape.whole_object, choices, usage=totals.usage()), headers=headers)
 
 
@@ -208,7 +213,11 @@ async def _chunks(
             for choice in shape.opening(index):
                 yield frame.wrap(kind, [choice], **no_usage)
         elif isinstance(event, Text):
-            yield frame.wrap(kind, [shape.piece(index, event.text, event.tokens)], **no_usage)
+            if len(event.tokens) < _MANY_TOKENS:
+                choice = shape.piece(index, event.text, event.tokens)
+            else:
+                choice = await asyncio.to_thread(shape.piece, index, event.text, event.tokens)
+            yield frame.wrap(kind, [choice], **no_usage)
         elif isinstance(event, Finished):
             totals.add(index, event)
             yield frame.wrap(kind, [shape.closing(index, event.reason)], **no_usage)
