@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from functools import partial
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -24,8 +25,9 @@ from flexquant.server.token_marks import MarkedToken
 
 POSITION_HEADER: Final = "x-flexquant-position"
 _MANY_TOKENS: Final = 100
-"""Log-probabilities of so many tokens, such as an echoed prompt's, are not put into words on the event loop."""
+"""Tokens, such as an echoed prompt's, whose log-probabilities take more than a millisecond to put into words."""
 FinishReason = Literal["stop", "length"]
+_Phrased = TypeVar("_Phrased")
 
 
 class Shape(Protocol):
@@ -189,9 +191,7 @@ async def answer(
             totals.add(index, event)
     totals.log(request)
     parts = zip(range(len(generations)), texts, tokens, reasons, strict=True)
-    choices = await asyncio.to_thread(
-        lambda: [shape.whole(*part) for part in parts]
-    )  # slow with many log-probabilities
+    choices = await _phrased(sum(map(len, tokens)), lambda: [shape.whole(*part) for part in parts])
     return JSONResponse(frame.wrap(shape.whole_object, choices, usage=totals.usage()), headers=headers)
 
 
@@ -213,10 +213,7 @@ async def _chunks(
             for choice in shape.opening(index):
                 yield frame.wrap(kind, [choice], **no_usage)
         elif isinstance(event, Text):
-            if len(event.tokens) < _MANY_TOKENS:
-                choice = shape.piece(index, event.text, event.tokens)
-            else:
-                choice = await asyncio.to_thread(shape.piece, index, event.text, event.tokens)
+            choice = await _phrased(len(event.tokens), partial(shape.piece, index, event.text, event.tokens))
             yield frame.wrap(kind, [choice], **no_usage)
         elif isinstance(event, Finished):
             totals.add(index, event)
@@ -224,6 +221,11 @@ async def _chunks(
     totals.log(request)
     if include_usage:
         yield frame.wrap(kind, [], usage=totals.usage())
+
+
+async def _phrased(tokens: int, phrase: Callable[[], _Phrased]) -> _Phrased:
+    """What `phrase` makes of so many log-probabilities; of many, not on the event loop."""
+    return phrase() if tokens < _MANY_TOKENS else await asyncio.to_thread(phrase)
 
 
 async def _events(

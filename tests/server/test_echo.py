@@ -92,9 +92,10 @@ def test_offsets_cut_the_text_into_the_tokens(daemon: FakeDaemon) -> None:
     assert any(name.startswith("bytes:") for name in names)
 
 
+@pytest.mark.parametrize("prompt", ["Hello 🎉", "Hello " * 120])
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_streamed_is_the_same(daemon: FakeDaemon, count: int) -> None:
-    body: Json = {"prompt": "Hello 🎉", "max_tokens": count, "logprobs": 2}
+def test_streamed_is_the_same(daemon: FakeDaemon, prompt: str, count: int) -> None:
+    body: Json = {"prompt": prompt, "max_tokens": count, "logprobs": 2}
     whole = choice(daemon, body)
     lines = [line for line in post(daemon, body | {"stream": True}).text.split("\n\n") if line]
     parts = [json.loads(line.removeprefix("data: "))["choices"][0] for line in lines[:-1]]
