@@ -48,7 +48,8 @@ class Backend(Protocol):
     def forward(self, segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Floats:
         """Append tokens to sequences and return the logits after each sequence's last one: f32 [segments, vocab].
 
-        `safe_point` is called before each layer; if it raises, no sequence has changed.
+        A segment with `read` hands the logits after all of its tokens to it, too. `safe_point` is called before each
+        layer and before each part of these; if it raises, no sequence has changed.
         """
         ...
 

@@ -12,7 +12,7 @@ from flexquant.engine.attention import Attend, PagedAttention
 from flexquant.engine.kv_cache import KVCache
 from flexquant.engine.model_config import FINAL_NORM, HEAD, ModelConfig, input_norm, post_norm
 from flexquant.engine.rope import RopeTable, Rotation
-from flexquant.engine.segment import Floats, Segment, extend, nothing
+from flexquant.engine.segment import Floats, Segment, extend, nothing, parts
 from flexquant.engine.weights import Weights
 
 
@@ -72,8 +72,9 @@ class Decoder:
         Args:
             segments: At least one; no sequence twice. Each sequence's reservation holds its new tokens.
             cache: Holds the sequences.
-            safe_point: Called before each layer. It may change weights; it may raise, and then no sequence has
-                changed: the same call can be made again, or the sequences be released.
+            safe_point: Called before each layer, and before the head for each part of the logits that are read. It may
+                change weights; it may raise, and then no sequence has changed: the same call can be made again, or the
+                sequences be released.
 
         Returns:
             f32 [len(segments), vocab].
@@ -92,6 +93,14 @@ class Decoder:
             for i in range(self.config.layers):
                 safe_point()
                 hidden = self._layer(i, hidden, rotation, attend)
+        row = 0
+        for segment, size in zip(segments, sizes, strict=True):
+            if segment.read is not None:
+                for part in parts(size):
+                    safe_point()
+                    logits = self.logits(hidden[row : row + size][part])
+                    segment.read(segment.sequence.length + part.start, logits.numpy())
+            row += size
         last_rows = torch.tensor(sizes).cumsum(0) - 1
         logits = self.logits(hidden[last_rows])
         for segment, end in zip(segments, ends, strict=True):

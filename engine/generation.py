@@ -7,6 +7,7 @@ from typing import Literal, Self
 import numpy as np
 
 from flexquant.engine.backend import Backend
+from flexquant.engine.logprobs import PromptScores, TokenScore, score
 from flexquant.engine.prefill import CHUNK_TOKENS, chunks
 from flexquant.engine.sampling import GREEDY, Sampler, SamplingParams
 from flexquant.engine.segment import Floats, Segment, nothing
@@ -21,11 +22,13 @@ class Generation:
     Args:
         backend: Runs the model.
         prompt: Token ids, at least one.
-        max_tokens: Most tokens to generate, at least one.
+        max_tokens: Most tokens to generate. With 0 the prompt goes in, and that is all.
         sampling: How tokens are chosen.
         ignore_eos: Go on after the model's end-of-sequence tokens.
         chunk: Prompt tokens per step.
         exact: Use only such keys and values of earlier prompts again as were computed at the model's present position.
+        logprobs: Score every token that is generated, with so many of the likeliest ones; None scores none.
+        score_prompt: Score those of the prompt, too; all of it is computed then.
 
     Raises:
         KVExhaustedError: The backend has no room for prompt and answer.
@@ -41,24 +44,37 @@ class Generation:
         ignore_eos: bool = False,
         chunk: int = CHUNK_TOKENS,
         exact: bool = False,
+        logprobs: int | None = None,
+        score_prompt: bool = False,
     ) -> None:
-        if not prompt or max_tokens < 1:
-            raise ValueError(f"{len(prompt)} prompt tokens and at most {max_tokens} generated: both must be at least 1")
+        if not prompt or max_tokens < 0:
+            raise ValueError(f"{len(prompt)} prompt tokens, and at most {max_tokens} to be generated")
         self.prompt_tokens = len(prompt)
         self.generated: list[int] = []
         """Token ids so far; the end-of-sequence token that ended it included."""
         self.finished: Literal["stop", "length"] | None = None
         """Why it ended: an end-of-sequence token, or `max_tokens`."""
+        self.score: TokenScore | None = None
+        """Of the latest token; always None without `logprobs`."""
         self._backend = backend
         self._prompt = np.array(prompt, np.int64)
         self._max_tokens = max_tokens
         self._eos_ids = () if ignore_eos else backend.config.eos_ids
         self._chunk = chunk
-        self._sampler = Sampler(sampling)
+        self._logprobs = logprobs
+        self._sampler = Sampler(sampling, prompt)
+        self._prompt_scores = PromptScores(prompt, logprobs or 0) if score_prompt else None
+        # What is there already has no logits any more.
+        known = None if score_prompt else self._prompt
         # The last token is not fed to the model again.
-        self._sequence = backend.new_sequence(len(prompt) + max_tokens - 1, self._prompt, exact=exact)
+        self._sequence = backend.new_sequence(len(prompt) + max(max_tokens - 1, 0), known, exact=exact)
         self.cached_tokens = self._sequence.cached_tokens
         """Tokens of the prompt whose keys and values were there already."""
+
+    @property
+    def prompt_scores(self) -> Sequence[TokenScore]:
+        """One for each token of the prompt, once it is in; empty without `score_prompt`."""
+        return self._prompt_scores.scores if self._prompt_scores else ()
 
     @property
     def decoding(self) -> bool:
@@ -72,7 +88,7 @@ class Generation:
             safe_point: Called before each layer. If it raises, nothing has changed: the step can be made again.
 
         Returns:
-            The next token, None while the prompt is still going in.
+            The next token; None while the prompt is still going in, and with `max_tokens` 0.
         """
         return self.accept(self._backend.forward([self.next_segment()], safe_point)[0])
 
@@ -81,8 +97,10 @@ class Generation:
         if self.finished:
             raise RuntimeError(f"the generation is finished ({self.finished})")
         chunk = next(chunks(self._sequence.length, self.prompt_tokens, self._chunk), None)
-        tokens = np.array(self.generated[-1:], np.int64) if chunk is None else self._prompt[chunk.start : chunk.stop]
-        return Segment(self._sequence, tokens)
+        if chunk is None:
+            return Segment(self._sequence, np.array(self.generated[-1:], np.int64))
+        read = None if self._prompt_scores is None else self._prompt_scores.read
+        return Segment(self._sequence, self._prompt[chunk.start : chunk.stop], read)
 
     def accept(self, logits: Floats) -> int | None:
         """Take the logits, f32 [vocab], of a pass with `next_segment`. Returns as `step` does."""
@@ -90,8 +108,13 @@ class Generation:
             return None
         if not self.generated:
             self._keep()
+        if self._max_tokens == 0:
+            self.finished = "length"
+            return None
         token = self._sampler.sample(logits)
         self.generated.append(token)
+        if self._logprobs is not None:
+            self.score = score(logits, token, self._logprobs)
         if token in self._eos_ids:
             self.finished = "stop"
         elif len(self.generated) == self._max_tokens:

@@ -130,6 +130,11 @@ class Tokenizer:
         token = None if token_id in self._special else self._library.id_to_token(token_id)
         return b"" if token is None else self._pieces.bytes_of(token)
 
+    def spelling(self, token_id: int) -> str:
+        """How the vocabulary spells a token; `token_id:ID` beyond it, where a model's vocabulary is padded."""
+        token: str | None = self._library.id_to_token(token_id)
+        return f"token_id:{token_id}" if token is None else token
+
     @property
     def leading_spaces(self) -> int:
         """Spaces at the start of a text that the tokenizer itself put there."""

@@ -57,7 +57,8 @@ class Admission:
         """Reserve what the answer to `request` needs, or take nothing."""
         if self._asked is None or self._asked[0] is not request:
             self._asked = request, np.array(request.prompt, np.int64)
-        needed = self._model.bytes_to_map(request.most_tokens, self._asked[1], exact=request.exact)
+        known = None if request.scores_prompt else self._asked[1]
+        needed = self._model.bytes_to_map(request.most_tokens, known, exact=request.exact)
         try:
             if not self._gate.admit(needed):
                 return Held(None)

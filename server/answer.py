@@ -1,13 +1,16 @@
 """One sequence of a request being answered: tokens become text, stop strings are watched for, positions noted."""
 
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from flexquant.engine.backend import Backend
 from flexquant.engine.generation import Generation
+from flexquant.engine.logprobs import TokenScore
 from flexquant.engine.segment import Floats, Segment
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.generation_request import Event, Finished, GenerationRequest, Started, Text, Usage
 from flexquant.server.stop_strings import StopMatcher
+from flexquant.server.token_marks import TokenMarks
 
 
 class PositionedBackend(Backend, Protocol):
@@ -40,9 +43,13 @@ class Answer:
             sampling=request.sampling,
             ignore_eos=request.ignore_eos,
             exact=request.exact,
+            logprobs=request.logprobs,
+            score_prompt=request.scores_prompt,
         )
+        self._echo = request.prompt if request.echo else ()
         self._text = tokenizer.stream()
         self._stops = StopMatcher(request.stops)
+        self._marks = TokenMarks()
         self._start = self._end = self._worst = model.position
         self.finished = False
 
@@ -67,18 +74,36 @@ class Answer:
         """
         token = self._generation.accept(logits)
         self.note_position()
-        if token is None:
-            return []
         ended = self._generation.finished
-        text = "" if ended == "stop" else self._stops.push(self._text.push(token))
+        if token is None and ended is None:
+            return []
+        text = self._read_prompt()
+        if token is not None and ended != "stop":
+            text += self._stops.push(self._read(token, self._generation.score))
         if ended is not None and not self._stops.stopped:
             text += self._stops.push(self._text.flush())
         reason: Literal["stop", "length"] | None = "stop" if self._stops.stopped else ended
-        if reason is None:
-            return [Text(text)] if text else []
-        text += self._stops.flush()
-        self.finished = True
-        return [*([Text(text)] if text else []), Finished(reason, self._usage())]
+        if reason is not None:
+            text += self._stops.flush()
+            self.finished = True
+        tokens = self._marks.give(text)
+        if self.finished and not self._stops.stopped:
+            tokens += self._marks.rest()
+        events: list[Event] = [Text(text, tokens)] if text or tokens else []
+        return events if reason is None else [*events, Finished(reason, self._usage())]
+
+    def _read_prompt(self) -> str:
+        """What is echoed, once; stop strings are not looked for in it."""
+        prompt, self._echo = self._echo, ()
+        scores: Sequence[TokenScore | None] = self._generation.prompt_scores or [None] * len(prompt)
+        return "".join(map(self._read, prompt, scores))
+
+    def _read(self, token: int, score: TokenScore | None) -> str:
+        """The characters that `token` completes."""
+        characters = self._text.push(token)
+        if score is not None:
+            self._marks.read(score, characters)
+        return characters
 
     def note_position(self) -> None:
         """The model computes for this answer where it is now."""

@@ -1,6 +1,6 @@
 """What requests may say, field by field.
 
-Fields come in three lists (tests hold one row for each):
+Fields come in three lists, which docs/reference/request-fields.md shows to users:
 
 - honoured: the fields of the classes below;
 - accepted without effect: `ACCEPTED`;
@@ -9,10 +9,19 @@ Fields come in three lists (tests hold one row for each):
 Unknown fields are ignored.
 """
 
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError, ValidationError
 
 from flexquant.server.api_error import ApiError
@@ -22,16 +31,8 @@ ACCEPTED: Final = ("user", "metadata", "service_tier", "parallel_tool_calls", "r
 
 REFUSED: Final[Mapping[str, tuple[object, ...]]] = {
     "best_of": (1,),
-    "echo": (False,),
     "suffix": ("",),
-    "logprobs": (False,),
-    "top_logprobs": (),
-    "logit_bias": ({},),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "repetition_penalty": (1,),
     "repeat_penalty": (1,),
-    "min_p": (0,),
     "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -45,9 +46,17 @@ REFUSED: Final[Mapping[str, tuple[object, ...]]] = {
 }
 """Known fields that would change the answer and that this version does not do, with the values that mean "off"."""
 
+REFUSED_BY_CHAT: Final[Mapping[str, tuple[object, ...]]] = {**REFUSED, "echo": (False,)}
+REFUSED_BY_COMPLETIONS: Final[Mapping[str, tuple[object, ...]]] = {**REFUSED, "top_logprobs": ()}
+"""`logprobs` is a number there."""
+
+OTHER_NAMES: Final[Mapping[str, str]] = {"repeat_penalty": "repetition_penalty", "top_logprobs": "logprobs"}
+"""Refused fields that have another name here."""
+
 MAX_STOPS: Final = 16
 MAX_STOP_LENGTH: Final = 1024
 _INT64: Final = 2**63
+_TOKEN_ID: Final = re.compile("[0-9]{1,9}")
 
 
 def _said(message: str) -> WrapValidator:
@@ -74,6 +83,19 @@ class StreamOptions(Fields):
     include_usage: bool = False
 
 
+def _token_biases(value: object) -> object:
+    """Keys of JSON objects are strings; these are token ids."""
+    if not isinstance(value, dict):
+        return value
+    if not all(isinstance(key, str) and _TOKEN_ID.fullmatch(key) for key in value):
+        raise PydanticCustomError("token_id", "Keys should be token ids")
+    return {int(key): bias for key, bias in value.items()}
+
+
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+TokenBiases = Annotated[
+    dict[int, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]], BeforeValidator(_token_biases)
+]
 Stop = Annotated[
     str | list[str] | None,
     _said("Input should be a string or a list of strings"),
@@ -88,30 +110,47 @@ Prompt = Annotated[
 class GenerationFields(Fields):
     """What completions and chat completions share."""
 
+    refused: ClassVar[Mapping[str, tuple[object, ...]]]
+    """Fields that get a 400, with the values that mean "off"."""
+
     model: str | None = None
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     top_k: int | None = Field(default=None, ge=0, lt=_INT64, description="0 considers every token.")
+    min_p: float | None = Field(
+        default=None, ge=0, le=1, allow_inf_nan=False, description="Share of the likeliest token's probability."
+    )
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: float | None = Field(
+        default=None, ge=0.01, le=100, allow_inf_nan=False, description="1 is none; the prompt's tokens count, too."
+    )
+    logit_bias: TokenBiases | None = Field(default=None, description="Token ids, and what is added to their logits.")
     seed: int | None = Field(default=None, ge=-_INT64, lt=_INT64)
     stop: Stop = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = Field(default=None, ge=1)
     max_tokens: int | None = Field(default=None, ge=1, lt=2**31)
+    max_completion_tokens: int | None = Field(
+        default=None, ge=1, lt=2**31, description="The newer word for max_tokens; of both, this one counts."
+    )
     ignore_eos: bool | None = Field(default=None, description="Go on after the end-of-sequence token.")
 
     @model_validator(mode="before")
     @classmethod
     def _refuse(cls, body: object) -> object:
         if isinstance(body, Mapping):
-            for field, off in REFUSED.items():
+            for field, off in cls.refused.items():
                 value = body.get(field)
                 if value is not None and not any(
                     type(value) is type(no) and value == no for no in (*off, *_floats(off))
                 ):
+                    name = OTHER_NAMES.get(field)
                     raise ApiError(
                         400,
-                        f"{field}: this version does not support it; leave it out.",
+                        f"{field}: this version does not support it; "
+                        f"{'leave it out' if name is None else f'use {name}'}.",
                         param=field,
                         code="unsupported",
                     )
@@ -131,6 +170,11 @@ class GenerationFields(Fields):
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
     @property
+    def most_tokens(self) -> int | None:
+        """Most tokens to generate, as the request limits them."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
     def include_usage(self) -> bool:
         """Whether a stream ends with a chunk that carries the usage."""
         return self.stream_options is not None and self.stream_options.include_usage
@@ -143,7 +187,14 @@ def _floats(values: tuple[object, ...]) -> list[object]:
 class CompletionRequest(GenerationFields):
     """Body of POST /v1/completions."""
 
+    refused = REFUSED_BY_COMPLETIONS
+
     prompt: Prompt = Field(description="Text, token ids, or a list of either; each prompt is continued by itself.")
+    max_tokens: int | None = Field(default=None, ge=0, lt=2**31, description="0 only takes the prompt in.")
+    echo: bool | None = Field(default=None, description="The answer begins with the prompt; `logprobs` cover it, too.")
+    logprobs: int | None = Field(
+        default=None, ge=0, le=5, description="Log-probability of each token, and of as many of the likeliest."
+    )
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -182,20 +233,53 @@ class Message(Fields):
         """The content as one string."""
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
+    def for_template(self) -> dict[str, Any]:
+        """The message as chat templates expect it; "developer" is OpenAI's newer word for "system"."""
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, "content": self.text} | ({"name": self.name} if self.name else {})
+
 
 class ChatRequest(GenerationFields):
     """Body of POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1, lt=2**31)
+    refused = REFUSED_BY_CHAT
 
-    def template_messages(self) -> list[dict[str, Any]]:
-        """The messages as chat templates expect them; "developer" is OpenAI's newer word for "system"."""
-        return [
-            {"role": "system" if message.role == "developer" else message.role, "content": message.text}
-            | ({"name": message.name} if message.name else {})
-            for message in self.messages
-        ]
+    messages: list[Message] = Field(min_length=1)
+    logprobs: bool | None = Field(default=None, description="Log-probability of each token.")
+    top_logprobs: int | None = Field(default=None, ge=0, le=20, description="And of as many of the likeliest.")
+
+    @model_validator(mode="after")
+    def _scored_on_request(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ApiError(400, "top_logprobs: it needs `logprobs: true`.", param="top_logprobs")
+        return self
+
+    @property
+    def scored(self) -> int | None:
+        """How many of the likeliest tokens the log-probability of each token comes with; None for none at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class TokenizeRequest(Fields):
+    """Body of POST /tokenize: a prompt or messages."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[Message] | None = Field(default=None, min_length=1)
+    add_special_tokens: bool | None = Field(default=None, description="Begin with the begin-of-text token if needed.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ApiError(400, "Give exactly one of prompt and messages.", param="prompt")
+        return self
+
+
+class DetokenizeRequest(Fields):
+    """Body of POST /detokenize."""
+
+    model: str | None = None
+    tokens: TokenIds
 
 
 class TargetRequest(Fields):

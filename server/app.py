@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from flexquant.server.daemon_state import DaemonState
 from flexquant.server.error_envelope import LastResort, install_error_handlers
 from flexquant.server.request_log import RequestLog
-from flexquant.server.routes import chat, completions, elastic, events, health, models, trace
+from flexquant.server.routes import chat, completions, elastic, events, health, models, tokens, trace
 from flexquant.server.security import Security, host_names
 from flexquant.server.settings import Settings
 
@@ -24,7 +24,7 @@ def create_app(daemon: DaemonState, settings: Settings) -> FastAPI:
 
     app = FastAPI(title="FlexQuant", version=version("flexquant"), docs_url=None, redoc_url=None)
     app.state.daemon = daemon
-    for part in (completions, chat, models, health, elastic, events, trace):
+    for part in (completions, chat, models, health, elastic, events, tokens, trace):
         app.include_router(part.router)
     install_error_handlers(app)
     # The last one added is the first to see a request.

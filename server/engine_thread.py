@@ -129,6 +129,8 @@ class EngineThread:
         streams: list[Stream] = []
         for number, request in enumerate(requests):
             before = streams[-1] if streams and streams[-1].request.prompt == request.prompt else None
+            if request.scores_prompt:
+                before = None
             # The first of several choices computes the prompt for all: next to nothing is left for the others.
             first = None if before is None else before.ticket.after or before.ticket
             ticket = Ticket(len(request.prompt) if first is None else 1, now, expires, first)

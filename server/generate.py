@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from functools import partial
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -20,19 +21,23 @@ from flexquant.server.generation_request import Event, Failed, Finished, Generat
 from flexquant.server.job import Job
 from flexquant.server.request_log import usage_fields
 from flexquant.server.streaming import HEADERS, MEDIA_TYPE, server_sent
+from flexquant.server.token_marks import MarkedToken
 
 POSITION_HEADER: Final = "x-flexquant-position"
+_MANY_TOKENS: Final = 100
+"""Tokens, such as an echoed prompt's, whose log-probabilities take more than a millisecond to put into words."""
 FinishReason = Literal["stop", "length"]
+_Phrased = TypeVar("_Phrased")
 
 
 class Shape(Protocol):
-    """How one endpoint phrases answers: the parts of its JSON that differ from the other's."""
+    """How one endpoint phrases the answers to a request: the parts of its JSON that differ from the other's."""
 
     id_prefix: str
     whole_object: str
     chunk_object: str
 
-    def whole(self, index: int, text: str, reason: FinishReason) -> dict[str, Any]:
+    def whole(self, index: int, text: str, tokens: Sequence[MarkedToken], reason: FinishReason) -> dict[str, Any]:
         """A choice of an answer that is not streamed."""
         ...
 
@@ -40,7 +45,7 @@ class Shape(Protocol):
         """What is streamed before a choice's text."""
         ...
 
-    def piece(self, index: int, text: str) -> dict[str, Any]:
+    def piece(self, index: int, text: str, tokens: Sequence[MarkedToken]) -> dict[str, Any]:
         """A choice that streams a part of its text."""
         ...
 
@@ -72,7 +77,13 @@ class Frame:
 
 
 def generation_requests(
-    fields: GenerationFields, prompts: Sequence[Sequence[int]], max_tokens: int | None, daemon: DaemonState
+    fields: GenerationFields,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int | None,
+    daemon: DaemonState,
+    *,
+    logprobs: int | None,
+    echo: bool = False,
 ) -> list[GenerationRequest]:
     """What the engine is asked for: `n` choices of the first prompt, then of the next.
 
@@ -81,10 +92,12 @@ def generation_requests(
         prompts: Token ids.
         max_tokens: As the request limits it; None goes on to the end of the context, which limits in any case.
         daemon: Whose model, engine and controller they are for.
+        logprobs: How many of the likeliest tokens the score of a token has; None scores none.
+        echo: Answers begin with their prompts.
 
     Raises:
         ContextLengthError: A prompt leaves no room for an answer.
-        ApiError: There are more sequences than the daemon could ever take at once.
+        ApiError: There are more sequences than the daemon could ever take at once, or a bias is for no token.
     """
     choices, most, context = fields.n or 1, daemon.engine.most_sequences, daemon.model.context
     if len(prompts) * choices > most:
@@ -94,13 +107,21 @@ def generation_requests(
             f"can have {most} (--parallel and --max-queue).",
             param="n" if choices > 1 else "prompt",
         )
+    outside = [token for token in fields.logit_bias or {} if token >= daemon.model.vocab_size]
+    if outside:
+        raise ApiError(
+            400,
+            f"logit_bias: token id {outside[0]} is outside the vocabulary of {daemon.model.vocab_size}.",
+            param="logit_bias",
+        )
     requests = []
     for prompt in prompts:
         room = context - len(prompt)
-        if room < 1:
+        least = 0 if max_tokens == 0 else 1
+        if room < least:
             raise ContextLengthError(
                 f"The prompt has {len(prompt)} tokens; the context holds {context} for prompt and answer together.",
-                tokens=len(prompt) + 1,
+                tokens=len(prompt) + least,
                 limit=context,
             )
         for choice in range(choices):
@@ -108,18 +129,29 @@ def generation_requests(
                 GenerationRequest(
                     prompt=prompt,
                     max_tokens=room if max_tokens is None else min(max_tokens, room),
-                    sampling=SamplingParams(
-                        temperature=1.0 if fields.temperature is None else fields.temperature,
-                        top_k=fields.top_k or 0,
-                        top_p=1.0 if fields.top_p is None else fields.top_p,
-                        seed=None if fields.seed is None else fields.seed + choice,
-                    ),
+                    sampling=_sampling(fields, choice),
                     stops=tuple(fields.stops),
                     ignore_eos=bool(fields.ignore_eos),
                     exact=daemon.controller.pinned,
+                    logprobs=logprobs,
+                    echo=echo,
                 )
             )
     return requests
+
+
+def _sampling(fields: GenerationFields, choice: int) -> SamplingParams:
+    return SamplingParams(
+        temperature=1.0 if fields.temperature is None else fields.temperature,
+        top_k=fields.top_k or 0,
+        top_p=1.0 if fields.top_p is None else fields.top_p,
+        seed=None if fields.seed is None else fields.seed + choice,
+        min_p=fields.min_p or 0.0,
+        presence_penalty=fields.presence_penalty or 0.0,
+        frequency_penalty=fields.frequency_penalty or 0.0,
+        repetition_penalty=1.0 if fields.repetition_penalty is None else fields.repetition_penalty,
+        logit_bias=tuple((fields.logit_bias or {}).items()),
+    )
 
 
 async def answer(
@@ -148,17 +180,18 @@ async def answer(
         chunks = _chunks(request, events, frame, shape, totals, include_usage=fields.include_usage)
         return StreamingResponse(server_sent(chunks), media_type=MEDIA_TYPE, headers=headers | HEADERS)
     texts = [""] * len(generations)
+    tokens: list[list[MarkedToken]] = [[] for _ in generations]
     reasons: list[FinishReason] = ["stop"] * len(generations)
     async for index, event in events:
         if isinstance(event, Text):
             texts[index] += event.text
+            tokens[index].extend(event.tokens)
         elif isinstance(event, Finished):
             reasons[index] = event.reason
             totals.add(index, event)
     totals.log(request)
-    choices = [
-        shape.whole(index, text, reason) for index, (text, reason) in enumerate(zip(texts, reasons, strict=True))
-    ]
+    parts = zip(range(len(generations)), texts, tokens, reasons, strict=True)
+    choices = await _phrased(sum(map(len, tokens)), lambda: [shape.whole(*part) for part in parts])
     return JSONResponse(frame.wrap(shape.whole_object, choices, usage=totals.usage()), headers=headers)
 
 
@@ -180,13 +213,19 @@ async def _chunks(
             for choice in shape.opening(index):
                 yield frame.wrap(kind, [choice], **no_usage)
         elif isinstance(event, Text):
-            yield frame.wrap(kind, [shape.piece(index, event.text)], **no_usage)
+            choice = await _phrased(len(event.tokens), partial(shape.piece, index, event.text, event.tokens))
+            yield frame.wrap(kind, [choice], **no_usage)
         elif isinstance(event, Finished):
             totals.add(index, event)
             yield frame.wrap(kind, [shape.closing(index, event.reason)], **no_usage)
     totals.log(request)
     if include_usage:
         yield frame.wrap(kind, [], usage=totals.usage())
+
+
+async def _phrased(tokens: int, phrase: Callable[[], _Phrased]) -> _Phrased:
+    """What `phrase` makes of so many log-probabilities; of many, not on the event loop."""
+    return phrase() if tokens < _MANY_TOKENS else await asyncio.to_thread(phrase)
 
 
 async def _events(

@@ -6,6 +6,7 @@ from typing import Literal
 
 from flexquant.engine.sampling import SamplingParams
 from flexquant.server.api_error import ApiError
+from flexquant.server.token_marks import MarkedToken
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,12 +14,14 @@ class GenerationRequest:
     """One prompt to be continued.
 
     Args:
-        prompt: Token ids, BOS included; at least one, fewer than the context holds.
-        max_tokens: Most tokens to generate; prompt and answer together fit the context.
+        prompt: Token ids, BOS included; at least one.
+        max_tokens: Most tokens to generate, or 0; prompt and answer together fit the context.
         sampling: How tokens are chosen.
         stops: Strings that end the answer.
         ignore_eos: Go on after the end-of-sequence token.
         exact: Use only such keys and values of earlier prompts again as were computed at the model's present position.
+        logprobs: Score every token of the answer, with so many of the likeliest ones; None scores none.
+        echo: The answer begins with the prompt.
     """
 
     prompt: Sequence[int]
@@ -27,11 +30,18 @@ class GenerationRequest:
     stops: tuple[str, ...] = ()
     ignore_eos: bool = False
     exact: bool = False
+    logprobs: int | None = None
+    echo: bool = False
 
     @property
     def most_tokens(self) -> int:
         """Tokens that the sequence may come to hold: the last one generated is not fed to the model again."""
-        return len(self.prompt) + self.max_tokens - 1
+        return len(self.prompt) + max(self.max_tokens - 1, 0)
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether all of the prompt has to be computed, for its tokens' scores."""
+        return self.echo and self.logprobs is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +67,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """The next part of the answer; never empty."""
+    """The next part of the answer, and the tokens that begin in it if they are scored; never empty of both."""
 
     text: str
+    tokens: tuple[MarkedToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,7 +233,7 @@ class Imagination:
             (TEXT, {"prompt": "a", "n": 1000}, invalid),
             (TEXT, {"prompt": [10**9]}, invalid),
             (TEXT, {"prompt": "a", "stop": ["x"] * 99}, invalid),
-            (TEXT, {"prompt": "a", "logprobs": 3}, Refusal(400, "unsupported")),
+            (TEXT, {"prompt": "a", "suffix": "b"}, Refusal(400, "unsupported")),
             (TEXT, {"prompt": ["a", self._ids(1)]}, invalid),
             (TEXT, too_many_ids, long),
             (CHAT, {"messages": []}, invalid),

@@ -16,7 +16,7 @@ from flexquant.engine.kv_cache import KVCache
 from flexquant.engine.mapped_embedding import MappedEmbedding
 from flexquant.engine.model_config import EMBEDDING
 from flexquant.engine.prefix_cache import PAGE_TOKENS
-from flexquant.engine.segment import Floats, Segment, Tokens, extend
+from flexquant.engine.segment import Floats, ReadRows, Segment, Tokens, extend, parts
 
 MOST_LOGITS: Final = 32
 """Rows that the head takes at once: with more, exllamav2 would write the weights out in half precision first."""
@@ -31,6 +31,8 @@ class _Piece:
     span: Span
     last: bool
     """Whether its last row is the segment's."""
+    read: ReadRows | None
+    """Of the segment."""
 
 
 class CardDecoder:
@@ -99,9 +101,18 @@ class CardDecoder:
             safe_point()
             self._kernels.attend(self._handles.attention(layer), layer, passing)
             self._kernels.mlp(self._handles.mlp(layer), passing)
-        if not rows:
-            return np.empty((0, self.config.vocab_size), np.float32)
-        return self._kernels.logits(self._handles.head, passing, rows)[:, : self.config.vocab_size]
+
+        def logits(rows: Sequence[int]) -> Floats:
+            return self._kernels.logits(self._handles.head, passing, rows)[:, : self.config.vocab_size]
+
+        row = 0
+        for piece in pieces:
+            if piece.read is not None:
+                for part in parts(piece.span.rows):
+                    safe_point()
+                    piece.read(piece.span.past + part.start, logits(range(row + part.start, row + part.stop)))
+            row += piece.span.rows
+        return logits(rows) if rows else np.empty((0, self.config.vocab_size), np.float32)
 
     def _passes(self, segments: Sequence[Segment], cache: CardCache) -> Iterator[list[_Piece]]:
         """Single tokens together, then every prompt by itself, in passes of at most `max_rows` rows."""
@@ -118,4 +129,6 @@ class CardDecoder:
     def _piece(self, number: int, segment: Segment, cache: CardCache, done: int, count: int) -> _Piece:
         region = cache.region(segment.sequence)
         span = Span(region.memory, region.pages * PAGE_TOKENS, segment.sequence.length + done, count)
-        return _Piece(number, segment.tokens[done : done + count], span, done + count == len(segment.tokens))
+        return _Piece(
+            number, segment.tokens[done : done + count], span, done + count == len(segment.tokens), segment.read
+        )

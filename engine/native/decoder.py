@@ -24,7 +24,7 @@ from flexquant.engine.native.linears import Linears, keys_of_layer
 from flexquant.engine.places import Places
 from flexquant.engine.residency import Residency
 from flexquant.engine.rope import RopeTable
-from flexquant.engine.segment import Floats, Segment, Tokens, extend
+from flexquant.engine.segment import Floats, ReadRows, Segment, Tokens, extend, parts
 from flexquant.engine.swap import Swapper
 
 _NAMES: Final = ("q", "k", "v", "o", "gate", "up", "down")
@@ -42,6 +42,8 @@ class _Piece:
     """Position of the first row."""
     ends: int | None
     """Index of the segment that this piece completes."""
+    read: ReadRows | None = None
+    """Of the segment."""
 
 
 class NativeDecoder:
@@ -79,11 +81,16 @@ class NativeDecoder:
         shape = shape_of(self.config, half=cache.dtype is np.float16)
         for passing in _passes(segments, self._max_rows):
             hidden = self._run(passing, shape, safe_point)
-            row = -1
+            row = 0
             for piece in passing:
-                row += len(piece.tokens)
+                rows = hidden[row : row + len(piece.tokens)]
+                row += len(rows)
+                if piece.read is not None:
+                    for part in parts(len(rows)):
+                        safe_point()
+                        piece.read(piece.start + part.start, self._head(rows[part], shape))
                 if piece.ends is not None:
-                    last[piece.ends] = hidden[row]
+                    last[piece.ends] = rows[-1]
         logits = self._head(last, shape)
         for segment, end in zip(segments, ends, strict=True):
             segment.sequence.length = end
@@ -187,7 +194,7 @@ def _passes(segments: Sequence[Segment], max_rows: int) -> Iterator[list[_Piece]
             count = min(room, rows - done)
             ends = index if done + count == rows else None
             start = segment.sequence.length + done
-            passing.append(_Piece(segment.sequence, segment.tokens[done : done + count], start, ends))
+            passing.append(_Piece(segment.sequence, segment.tokens[done : done + count], start, ends, segment.read))
             done, room = done + count, room - count
             if room == 0:
                 yield passing

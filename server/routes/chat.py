@@ -1,15 +1,19 @@
 """POST /v1/chat/completions."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from flexquant.server.api_error import ApiError
+from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.api_types import ChatRequest
-from flexquant.server.daemon_state import DaemonState, ServedModel
+from flexquant.server.daemon_state import DaemonState
 from flexquant.server.generate import FinishReason, answer, generation_requests
+from flexquant.server.logprob_fields import chat_logprobs
+from flexquant.server.prompts import encode_messages
 from flexquant.server.routes.dependencies import daemon_state
+from flexquant.server.token_marks import MarkedToken
 
 router = APIRouter()
 
@@ -19,25 +23,29 @@ class _ChatShape:
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
-    def whole(self, index: int, text: str, reason: FinishReason) -> dict[str, Any]:
+    def __init__(self, tokenizer: Tokenizer, *, logprobs: bool) -> None:
+        self._tokenizer = tokenizer
+        self._scored = logprobs
+
+    def whole(self, index: int, text: str, tokens: Sequence[MarkedToken], reason: FinishReason) -> dict[str, Any]:
         message = {"role": "assistant", "content": text, "refusal": None}
-        return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
+        return {"index": index, "message": message, "logprobs": self._logprobs(tokens), "finish_reason": reason}
 
     def opening(self, index: int) -> list[dict[str, Any]]:
         return [_delta(index, {"role": "assistant", "content": ""}, None)]
 
-    def piece(self, index: int, text: str) -> dict[str, Any]:
-        return _delta(index, {"content": text}, None)
+    def piece(self, index: int, text: str, tokens: Sequence[MarkedToken]) -> dict[str, Any]:
+        return _delta(index, {"content": text}, None) | {"logprobs": self._logprobs(tokens)}
 
     def closing(self, index: int, reason: FinishReason) -> dict[str, Any]:
         return _delta(index, {}, reason)
 
+    def _logprobs(self, tokens: Sequence[MarkedToken]) -> dict[str, Any] | None:
+        return chat_logprobs(tokens, self._tokenizer) if self._scored else None
+
 
 def _delta(index: int, delta: dict[str, Any], reason: FinishReason | None) -> dict[str, Any]:
     return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
-
-
-_SHAPE = _ChatShape()
 
 
 @router.post("/v1/chat/completions")
@@ -46,13 +54,7 @@ async def chat_completions(
 ) -> Response:
     """Answer a conversation."""
     daemon.model.check_name(body.model)
-    prompt = await asyncio.to_thread(_encode, daemon.model, body)
-    max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    return await answer(request, daemon, body, generation_requests(body, [prompt], max_tokens, daemon), _SHAPE)
-
-
-def _encode(model: ServedModel, body: ChatRequest) -> list[int]:
-    """Token ids of the conversation. Templates write BOS themselves; the tokenizer does not double it."""
-    if model.chat_template is None:
-        raise ApiError(400, f"{model.id} has no chat template; use /v1/completions.", code="no_chat_template")
-    return model.tokenizer.encode(model.chat_template.render(body.template_messages()), special=True, bos=True)
+    prompt = await asyncio.to_thread(encode_messages, daemon.model, body.messages)
+    generations = generation_requests(body, [prompt], body.most_tokens, daemon, logprobs=body.scored)
+    shape = _ChatShape(daemon.model.tokenizer, logprobs=body.scored is not None)
+    return await answer(request, daemon, body, generations, shape)

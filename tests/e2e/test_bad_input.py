@@ -34,7 +34,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "seed too large": (TEXT, b'{"prompt": "a", "seed": 99999999999999999999}', "seed"),
     "token outside": (TEXT, b'{"prompt": [99999999]}', "vocabulary"),
     "several choices": (TEXT, b'{"prompt": "a", "n": 1000}', "1000 sequences"),
-    "unsupported field": (TEXT, b'{"prompt": "a", "logprobs": 3}', "logprobs"),
+    "unsupported field": (TEXT, b'{"prompt": "a", "suffix": "b"}', "suffix"),
     "no messages": (CHAT, b'{"messages": []}', "messages"),
     "image": (CHAT, b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "text parts"),
     "unknown role": (CHAT, b'{"messages": [{"role": "robot", "content": "a"}]}', "role"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import httpx
 import openai
 import pytest
 
@@ -74,6 +75,53 @@ def test_chat(client: openai.OpenAI) -> None:
     assert answer.choices[0].message.content
     assert answer.choices[0].finish_reason in ("stop", "length")
     assert answer.system_fingerprint
+
+
+def test_log_probabilities_of_a_chat(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="demo",
+        messages=[{"role": "user", "content": "What is a trait?"}],
+        max_tokens=8,
+        temperature=0,
+        logprobs=True,
+        top_logprobs=3,
+        extra_body={"ignore_eos": True},
+    )
+    assert answer.choices[0].logprobs is not None
+    content = answer.choices[0].logprobs.content
+    assert content is not None
+    assert b"".join(bytes(token.bytes or []) for token in content).decode() == answer.choices[0].message.content
+    for token in content:
+        assert [likely.logprob for likely in token.top_logprobs] == sorted(
+            (likely.logprob for likely in token.top_logprobs), reverse=True
+        )
+        assert token.top_logprobs[0].token == token.token, "temperature 0 takes the likeliest"
+
+
+def test_an_echoed_prompt_is_scored_as_if_it_were_generated(client: openai.OpenAI) -> None:
+    """The way in which evaluation harnesses score a continuation."""
+    url = str(client.base_url.copy_with(path="/tokenize"))
+    prompt = httpx.post(url, json={"prompt": "The function returns an iterator over the characters."}).json()["tokens"]
+    scored = client.completions.create(model="demo", prompt=prompt, max_tokens=1, echo=True, logprobs=5).choices[0]
+    assert scored.logprobs is not None
+    assert scored.logprobs.tokens is not None
+    assert scored.logprobs.top_logprobs is not None
+    assert scored.logprobs.token_logprobs is not None
+    assert len(scored.logprobs.tokens) == len(prompt) + 1
+    assert scored.logprobs.token_logprobs[:1] == [None]
+    for place in range(1, len(prompt)):
+        after = client.completions.create(
+            model="demo",
+            prompt=prompt[:place],
+            max_tokens=1,
+            temperature=0,
+            logprobs=5,
+            extra_body={"ignore_eos": True},
+        )
+        assert after.choices[0].logprobs is not None
+        assert after.choices[0].logprobs.top_logprobs is not None
+        likeliest = after.choices[0].logprobs.top_logprobs[0]
+        assert dict(scored.logprobs.top_logprobs[place]) | likeliest == scored.logprobs.top_logprobs[place]
 
 
 def test_streamed_chat_equals_the_whole_one(client: openai.OpenAI) -> None:

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -129,10 +130,20 @@ def test_it_reserves_what_it_needs_and_no_more() -> None:
     assert backend.cache.free_pages == 2
 
 
-@pytest.mark.parametrize(("prompt", "max_tokens"), [([], 5), ([3], 0)])
+@pytest.mark.parametrize(("prompt", "max_tokens"), [([], 5), ([3], -1)])
 def test_nothing_to_do_is_refused(prompt: list[int], max_tokens: int) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="to be generated"):
         Generation(CountingBackend(), prompt, max_tokens=max_tokens)
+
+
+def test_without_tokens_to_generate_the_prompt_goes_in_and_is_kept() -> None:
+    backend = CountingBackend()
+    with Generation(backend, [5] * 128, max_tokens=0, chunk=100) as generation:
+        assert [generation.step(), generation.finished, generation.step()] == [None, None, None]
+        assert (generation.finished, generation.generated) == ("length", [])
+        assert backend.cache.free_pages == 30
+    with Generation(backend, [5] * 129, max_tokens=1) as later:
+        assert later.cached_tokens == 128
 
 
 def test_closing_twice_is_allowed() -> None:
@@ -221,3 +232,24 @@ def test_greedy_is_deterministic_and_seeds_are_kept() -> None:
     assert texts(SamplingParams(temperature=0)) == texts(SamplingParams(temperature=0))
     assert texts(SamplingParams(seed=5)) == texts(SamplingParams(seed=5))
     assert texts(SamplingParams(seed=5)) != texts(SamplingParams(seed=6))
+
+
+def test_a_generation_scores_the_models_own_distribution() -> None:
+    """Whatever sampling makes of it: the token is forced by a bias, and keeps what the model gave it."""
+    biased = SamplingParams(temperature=0, logit_bias=((7, 100.0),), repetition_penalty=2)
+    with Generation(CountingBackend(), [5], max_tokens=3, sampling=biased, logprobs=2) as generation:
+        assert generation.step() == 7
+        assert generation.score is not None
+        total = math.log(math.exp(9) + tiny_config().vocab_size - 1)
+        assert generation.score.logprob == pytest.approx(-total)
+        assert [token for token, _ in generation.score.top] == [6, 0]
+        assert [logprob for _, logprob in generation.score.top] == pytest.approx([9 - total, -total])
+
+
+def test_scores_do_not_change_the_answer_and_cost_nothing_unless_asked_for() -> None:
+    sampling = SamplingParams(seed=5)
+    with Generation(TinyBackend(), [3, 4, 5], max_tokens=9, sampling=sampling, ignore_eos=True) as plain:
+        answer = run(plain)
+        assert plain.score is None
+    scored = Generation(TinyBackend(), [3, 4, 5], max_tokens=9, sampling=sampling, ignore_eos=True, logprobs=3)
+    assert run(scored) == answer

@@ -21,7 +21,19 @@ PARAMS: st.SearchStrategy[SamplingParams] = st.builds(
     temperature=st.floats(0.05, 4),
     top_k=st.integers(0, 70),
     top_p=st.floats(0, 1),
+    min_p=st.just(0.0) | st.floats(0, 1),
     seed=st.integers(-(2**70), 2**70),
+)
+PENALTIES: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {},
+    optional={
+        "presence_penalty": st.integers(-8, 8).map(lambda n: n / 4),
+        "frequency_penalty": st.integers(-8, 8).map(lambda n: n / 4),
+        "repetition_penalty": st.sampled_from([0.5, 1.0, 1.25, 2.0]),
+        "logit_bias": st.dictionaries(st.integers(0, 5), st.integers(-100, 100).map(float)).map(
+            lambda bias: tuple(bias.items())
+        ),
+    },
 )
 
 
@@ -40,6 +52,7 @@ def expected_support(logits: list[float], params: SamplingParams) -> set[int]:
     """Which tokens may be chosen, by the definition, with sorts and loops."""
     highest = max(logits)
     weights = [math.exp((logit - highest) / params.temperature) for logit in logits]
+    weights = [weight if weight >= params.min_p else 0 for weight in weights]
     order = sorted((token for token in range(len(logits)) if weights[token] > 0), key=lambda token: -weights[token])
     if params.top_k:
         order = [token for token in order if weights[token] >= weights[order[: params.top_k][-1]]]
@@ -67,7 +80,8 @@ def test_the_support_is_that_of_the_definition(logits: list[float], params: Samp
     expected = expected_support(logits, params)
     if support != expected:  # a cumulative sum within rounding of top_p may fall on either side
         assert abs(len(support) - len(expected)) == 1
-        total = sum(chances(logits, temperature=params.temperature, top_k=params.top_k)[token] for token in support)
+        before = chances(logits, temperature=params.temperature, top_k=params.top_k, min_p=params.min_p)
+        total = sum(before[token] for token in support)
         assert total == pytest.approx(params.top_p, abs=1e-9) or len(support) > len(expected)
 
 
@@ -94,6 +108,64 @@ def test_a_constant_added_to_the_logits_changes_nothing(
 def test_same_seed_same_choices(logits: list[float], params: SamplingParams) -> None:
     here, there = Sampler(params), Sampler(params)
     assert [here.sample(row(logits)) for _ in range(10)] == [there.sample(row(logits)) for _ in range(10)]
+
+
+def adjusted(logits: list[float], params: SamplingParams, prompt: list[int], generated: list[int]) -> list[float]:
+    """The logits after bias and penalties, by the definitions, token by token."""
+    found = []
+    for token, logit in enumerate(logits):
+        logit += dict(params.logit_bias).get(token, 0.0)
+        if token in prompt or token in generated:
+            logit = logit / params.repetition_penalty if logit > 0 else logit * params.repetition_penalty
+        logit -= params.frequency_penalty * generated.count(token)
+        logit -= params.presence_penalty * (token in generated)
+        found.append(logit)
+    return found
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    rows=st.lists(st.lists(st.integers(-40, 40).map(lambda n: n / 16), min_size=6, max_size=6), max_size=12),
+    prompt=st.lists(st.integers(0, 5), max_size=8),
+    penalties=PENALTIES,
+    temperature=st.sampled_from([0.0, 0.7]),
+)
+def test_bias_and_penalties_are_those_of_the_definitions(
+    rows: list[list[float]], prompt: list[int], penalties: dict[str, Any], temperature: float
+) -> None:
+    """Beside a sampler without them, with the same seed, that gets logits which the reference has changed."""
+    params = SamplingParams(temperature=temperature, seed=7, **penalties)
+    sampler, plain = Sampler(params, prompt), Sampler(SamplingParams(temperature=temperature, seed=7))
+    generated: list[int] = []
+    for logits in rows:
+        given_row = row(logits)
+        token = sampler.sample(given_row)
+        expected = np.array(adjusted(logits, params, prompt, generated))
+        assert token == plain.sample(expected)
+        assert given_row.tolist() == logits, "the caller's logits stay"
+        generated.append(token)
+
+
+def test_a_repetition_penalty_counts_the_prompt_and_the_others_do_not() -> None:
+    logits = row([1.0, 0.9, -5.0])
+    assert Sampler(SamplingParams(temperature=0, repetition_penalty=2), [0]).sample(logits) == 1
+    assert Sampler(SamplingParams(temperature=0, presence_penalty=2, frequency_penalty=2), [0]).sample(logits) == 0
+
+
+def test_a_frequency_penalty_grows_and_a_presence_penalty_does_not() -> None:
+    def answers(**penalty: float) -> list[int]:
+        sampler = Sampler(SamplingParams(temperature=0, **penalty))  # type: ignore[arg-type]
+        return [sampler.sample(row([1.0, 0.0])) for _ in range(6)]
+
+    assert answers(frequency_penalty=0.4) == [0, 0, 0, 1, 0, 1]
+    assert answers(presence_penalty=0.4) == [0] * 6
+
+
+def test_min_p_is_a_share_of_the_likeliest() -> None:
+    logits = [math.log(chance) for chance in (0.4, 0.3, 0.2, 0.1)]
+    assert chances(logits, min_p=0.49) == pytest.approx([4 / 9, 3 / 9, 2 / 9, 0])
+    assert chances(logits, min_p=1.0) == pytest.approx([1, 0, 0, 0])
+    assert chances(logits, min_p=0.49, top_p=0.5) == pytest.approx([4 / 7, 3 / 7, 0, 0])
 
 
 def draws(seed: int | None) -> list[int]:
@@ -164,9 +236,23 @@ def test_logits_that_are_no_numbers_are_an_error(params: SamplingParams, logits:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("temperature", -0.1), ("temperature", math.nan), ("temperature", INF), ("top_k", -1), ("top_p", 1.5)],
+    [
+        ("temperature", -0.1),
+        ("temperature", math.nan),
+        ("temperature", INF),
+        ("top_k", -1),
+        ("top_p", 1.5),
+        ("min_p", -0.1),
+        ("min_p", math.nan),
+        ("presence_penalty", INF),
+        ("frequency_penalty", math.nan),
+        ("repetition_penalty", 0),
+        ("repetition_penalty", INF),
+        ("logit_bias", ((-1, 0.0),)),
+        ("logit_bias", ((0, math.nan),)),
+    ],
 )
-def test_values_out_of_range_are_refused(field: str, value: float) -> None:
+def test_values_out_of_range_are_refused(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
         SamplingParams(**{field: value})  # type: ignore[arg-type]  # mypy cannot see which field it is
 

@@ -1,13 +1,21 @@
 """The three lists of request fields: honoured, accepted without effect, refused. One row for each."""
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from flexquant.server.api_error import ApiError
-from flexquant.server.api_types import ACCEPTED, REFUSED, ChatRequest, CompletionRequest, TargetRequest
+from flexquant.server.api_types import (
+    ACCEPTED,
+    REFUSED_BY_CHAT,
+    REFUSED_BY_COMPLETIONS,
+    ChatRequest,
+    CompletionRequest,
+    TargetRequest,
+)
 
 USER = [{"role": "user", "content": "x"}]
 
@@ -25,12 +33,18 @@ HONOURED: dict[str, tuple[Any, Any]] = {
     "temperature": (0, 2.1),
     "top_p": (0.5, 1.1),
     "top_k": (40, -1),
+    "min_p": (0.1, 1.1),
+    "presence_penalty": (-2, 2.1),
+    "frequency_penalty": (0.5, -2.1),
+    "repetition_penalty": (1.1, 0),
+    "logit_bias": ({"50": -100, "7": 0.5}, {"50": -101}),
     "seed": (-(2**63), 2**63),
     "stop": (["a", "b"], [1]),
     "stream": (True, "yes"),
     "stream_options": ({"include_usage": True}, [1]),
     "n": (1, 0),
-    "max_tokens": (1, 0),
+    "max_tokens": (1, -1),
+    "max_completion_tokens": (1, 0),
     "ignore_eos": (True, 1),
 }
 
@@ -41,6 +55,8 @@ def test_honoured_field_is_read_and_checked(field: str) -> None:
     for make in (completion, chat):
         assert getattr(make(**{field: None}), field) is None
         found = getattr(make(**{field: good}), field)
+        if field == "logit_bias":
+            found = {str(token): bias for token, bias in found.items()}
         assert (found.model_dump() if field == "stream_options" else found) == good
         with pytest.raises(ValidationError, match=field):
             make(**{field: bad})
@@ -52,25 +68,29 @@ def test_accepted_field_changes_nothing(field: str) -> None:
     assert chat(**{field: {"any": "thing"}}) == chat()
 
 
-@pytest.mark.parametrize("field", REFUSED)
-def test_refused_field_is_named_unless_it_is_off(field: str) -> None:
-    for off in (None, *REFUSED[field]):
-        assert completion(**{field: off}) == completion()
-    for make in (completion, chat):
-        with pytest.raises(ApiError, match=f"^{field}: ") as refused:
-            make(**{field: "surely on"})
-        assert (refused.value.status, refused.value.param) == (400, field)
+@pytest.mark.parametrize(
+    ("make", "refused", "field"),
+    [
+        *((completion, REFUSED_BY_COMPLETIONS, field) for field in REFUSED_BY_COMPLETIONS),
+        *((chat, REFUSED_BY_CHAT, field) for field in REFUSED_BY_CHAT),
+    ],
+)
+def test_refused_field_is_named_unless_it_is_off(
+    make: Callable[..., object], refused: Mapping[str, tuple[object, ...]], field: str
+) -> None:
+    for off in (None, *refused[field]):
+        assert make(**{field: off}) == make()
+    with pytest.raises(ApiError, match=f"^{field}: ") as error:
+        make(**{field: "surely on"})
+    assert (error.value.status, error.value.param) == (400, field)
 
 
 @pytest.mark.parametrize(
     ("field", "off", "on"),
     [
-        ("presence_penalty", 0.0, 0.5),
-        ("presence_penalty", 0, True),
+        ("repeat_penalty", 1.0, 1.1),
+        ("repeat_penalty", 1, True),
         ("best_of", 1, 2),
-        ("echo", False, True),
-        ("logprobs", False, 0),
-        ("logit_bias", {}, {"50256": -100}),
         ("response_format", {"type": "text"}, {"type": "json_object"}),
         ("tools", [], [{"type": "function"}]),
         ("store", False, True),
@@ -80,6 +100,19 @@ def test_off_and_on(field: str, off: object, on: object) -> None:
     assert completion(**{field: off}) == completion()
     with pytest.raises(ApiError, match=field):
         completion(**{field: on})
+
+
+def test_a_refused_field_names_the_one_to_use_instead() -> None:
+    with pytest.raises(ApiError, match="use repetition_penalty"):
+        completion(repeat_penalty=1.1)
+
+
+@pytest.mark.parametrize(
+    "bias", [{"a": 1}, {"-1": 1}, {"1.0": 1}, {"": 1}, {"1" * 10: 1}, {"1": "1"}, {"1": None}, [1]]
+)
+def test_biases_are_numbers_by_token_id(bias: object) -> None:
+    with pytest.raises(ValidationError, match="logit_bias"):
+        completion(logit_bias=bias)
 
 
 def test_unknown_fields_are_ignored() -> None:
@@ -107,6 +140,12 @@ def test_counts_are_whole_numbers_within_range(value: object) -> None:
         completion(max_tokens=value)
 
 
+def test_only_completions_may_generate_nothing() -> None:
+    assert completion(max_tokens=0).most_tokens == 0
+    with pytest.raises(ValidationError, match="max_tokens"):
+        chat(max_tokens=0)
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -131,7 +170,7 @@ def test_messages_reach_the_template_as_it_expects_them() -> None:
             {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": "Ada"},
         ]
     )
-    assert request.template_messages() == [
+    assert [message.for_template() for message in request.messages] == [
         {"role": "system", "content": "d"},
         {"role": "user", "content": "ab", "name": "Ada"},
     ]

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexquant.server.api_types import REFUSED
+from flexquant.server.api_types import REFUSED_BY_CHAT, REFUSED_BY_COMPLETIONS
 from support.fake_daemon import FakeDaemon, fake_daemon
 
-PATHS = ("/v1/completions", "/v1/chat/completions", "/v1/elastic/target")
+PATHS = ("/v1/completions", "/v1/chat/completions", "/v1/elastic/target", "/tokenize", "/detokenize")
 JSON_HEADERS = {"content-type": "application/json"}
 
 
@@ -79,18 +79,26 @@ KNOWN = {
     "temperature": st.floats(-1, 3) | VALUES,
     "top_p": st.floats(-1, 2) | VALUES,
     "top_k": st.integers(-1, 10) | VALUES,
+    "min_p": st.floats(-1, 2) | VALUES,
+    "presence_penalty": st.floats(-3, 3) | VALUES,
+    "frequency_penalty": st.floats(-3, 3) | VALUES,
+    "repetition_penalty": st.floats(-1, 3) | VALUES,
+    "logit_bias": st.dictionaries(st.integers(-1, 5000).map(str), st.floats(-101, 101), max_size=3) | VALUES,
+    "logprobs": st.booleans() | st.integers(-1, 6) | VALUES,
     "seed": st.integers() | VALUES,
     "stop": st.text(max_size=3) | st.lists(st.text(max_size=3), max_size=20) | VALUES,
     "stream": st.booleans() | VALUES,
     "stream_options": st.fixed_dictionaries({"include_usage": st.booleans()}) | VALUES,
     "n": st.integers(-1, 3) | VALUES,
     "ignore_eos": st.booleans() | VALUES,
+    "tokens": st.lists(st.integers(-1, 5000), max_size=5) | VALUES,
+    "add_special_tokens": st.booleans() | VALUES,
     "position": st.integers(-1, 5) | VALUES,
     "bytes": st.integers(-1, 5000) | VALUES,
     "mode": st.just("auto") | VALUES,
     "worst_position": st.integers(-1, 5) | VALUES,
     "ttl_seconds": st.floats() | VALUES,
-    **dict.fromkeys(REFUSED, VALUES),
+    **dict.fromkeys([*REFUSED_BY_COMPLETIONS, *REFUSED_BY_CHAT], VALUES),
 }
 # A short answer by default, so that the bodies that are right do not take long.
 BODIES = st.fixed_dictionaries({}, optional=KNOWN).map(lambda body: {"max_tokens": 2, "prompt": "a"} | body) | VALUES

@@ -138,8 +138,35 @@ def test_max_tokens_beyond_the_context_end_there(daemon: FakeDaemon) -> None:
 
 
 def test_max_completion_tokens_is_the_newer_word_and_counts(daemon: FakeDaemon) -> None:
-    body = post(daemon, CHAT, {"messages": USER, "max_completion_tokens": 3, "max_tokens": 9}).json()
-    assert body["usage"]["completion_tokens"] == 3
+    for path, prompt in ((TEXT, {"prompt": "a"}), (CHAT, {"messages": USER})):
+        body = post(daemon, path, {**prompt, "max_completion_tokens": 3, "max_tokens": 9}).json()
+        assert body["usage"]["completion_tokens"] == 3
+
+
+def test_sampling_fields_reach_the_sampler(daemon: FakeDaemon) -> None:
+    """The model's own choice has a logit of 50, all others 0."""
+    [chosen] = daemon.tokenizer.encode("x", bos=False)
+    first = next_token(70, 1)
+    usual = expected_text(daemon, [70], 1)
+    for path, prompt in ((TEXT, {"prompt": [70]}), (CHAT, {"messages": USER})):
+        body = {**prompt, "max_tokens": 3, "temperature": 0, "logit_bias": {str(chosen): 100}}
+        choice = post(daemon, path, body).json()["choices"][0]
+        assert (choice["text"] if path == TEXT else choice["message"]["content"]) == "xxx"
+    for more in ({"presence_penalty": 2}, {"frequency_penalty": 2}, {"repetition_penalty": 100}):
+        # 51 beats 50 until a penalty has been taken from it.
+        body = {"prompt": [70], "max_tokens": 2, "temperature": 0, "logit_bias": {str(chosen): 51}, **more}
+        assert post(daemon, TEXT, body).json()["choices"][0]["text"] == "x" + expected_text(daemon, [70, chosen], 1)
+    # 20 at temperature 2 is 84 % of the probability.
+    body = {"prompt": [70], "max_tokens": 1, "logit_bias": {str(first): -30}, "temperature": 2}
+    for narrow, free in (({}, True), ({"top_k": 1}, False), ({"top_p": 0.5}, False), ({"min_p": 0.1}, False)):
+        texts = {post(daemon, TEXT, {**body, "seed": seed, **narrow}).json()["choices"][0]["text"] for seed in range(9)}
+        assert (texts != {usual}) is free, narrow
+
+
+def test_a_bias_outside_the_vocabulary_is_refused(daemon: FakeDaemon) -> None:
+    answer = post(daemon, TEXT, {"prompt": "a", "logit_bias": {"4096": 1}})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "logit_bias")
+    assert "vocabulary of 4096" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("length", [CONTEXT, CONTEXT + 1, 3000])

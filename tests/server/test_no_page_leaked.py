@@ -94,11 +94,22 @@ def requests(rng: random.Random) -> list[GenerationRequest]:
     found: list[GenerationRequest] = []
     for _ in range(rng.choice([1, 1, 1, 2])):
         tokens, exact = prompt(rng), rng.random() < 0.5
-        most = min(rng.choice([1, 8, 40, 200]), CONTEXT - len(tokens))
+        most = min(rng.choice([0, 1, 8, 40, 200]), CONTEXT - len(tokens))
         sampling = SamplingParams(temperature=rng.choice([0.0, 1.0]), seed=rng.randint(0, 9))
         stops = rng.choice([(), (), ("e",)])
         for _ in range(rng.choice([1, 1, 2, 3])):
-            found.append(GenerationRequest(tokens, most, sampling, stops, ignore_eos=rng.random() < 0.5, exact=exact))
+            found.append(
+                GenerationRequest(
+                    tokens,
+                    most,
+                    sampling,
+                    stops,
+                    ignore_eos=rng.random() < 0.5,
+                    exact=exact,
+                    logprobs=rng.choice([None, 2]),
+                    echo=rng.random() < 0.3,
+                )
+            )
     return found
 
 

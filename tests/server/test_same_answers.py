@@ -100,7 +100,18 @@ def requests(draw: st.DrawFn) -> GenerationRequest:
     own = draw(st.integers(1, 12))
     prompt = SYSTEM[:shared] + [6 + draw(st.integers(0, 3))] * own
     seed = draw(st.one_of(st.none(), st.integers(0, 3)))
-    sampling = SamplingParams(temperature=0.0) if seed is None else SamplingParams(temperature=1.5, seed=seed)
+    sampling = (
+        SamplingParams(temperature=0.0)
+        if seed is None
+        else SamplingParams(
+            temperature=1.5,
+            seed=seed,
+            min_p=0.001,
+            frequency_penalty=0.5,
+            repetition_penalty=1.1,
+            logit_bias=((70, 5.0),),
+        )
+    )
     return GenerationRequest(prompt, draw(st.sampled_from([2, 9, 20])), sampling, ignore_eos=True)
 
 

@@ -108,6 +108,11 @@ class FakeModel:
         self.passes += 1
         self.rows.append([len(segment.tokens) for segment in segments])
         for row, segment in enumerate(segments):
+            if segment.read is not None:
+                every = np.zeros((len(segment.tokens), self.config.vocab_size), np.float32)
+                for place, token in enumerate(segment.tokens.tolist()):
+                    every[place, next_token(token, segment.sequence.length + place + 1)] = 50.0
+                segment.read(segment.sequence.length, every)
             segment.sequence.length += len(segment.tokens)
             logits[row, next_token(int(segment.tokens[-1]), segment.sequence.length)] = 50.0
         return logits

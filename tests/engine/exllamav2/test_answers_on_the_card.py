@@ -92,6 +92,21 @@ def test_passes_of_any_cut_give_the_same(model: ElasticModel) -> None:
         model.release(sequence)
 
 
+def test_all_rows_of_a_prompt_can_be_read(model: ElasticModel) -> None:
+    tokens = np.arange(300) % 240 + 8
+    sequence, by_token = model.new_sequence(320), model.new_sequence(320)
+    rows: dict[int, Floats] = {}
+    for first, end in ((0, 1), (1, 300)):
+        last = model.forward([Segment(sequence, tokens[first:end], lambda at, part: rows.update(enumerate(part, at)))])
+    assert sorted(rows) == list(range(300))
+    assert close(rows[299], last[0])
+    for place in range(40):
+        expected = model.forward([Segment(by_token, tokens[place : place + 1])])
+        assert close(rows[place], expected[0])
+    for done in (sequence, by_token):
+        model.release(done)
+
+
 def test_single_tokens_of_several_sequences_share_a_pass(model: ElasticModel) -> None:
     prompts = [np.arange(10 + n, 30 + 5 * n) for n in range(3)]
     sequences = [model.new_sequence(100) for _ in prompts]

@@ -1,0 +1,41 @@
+"""What a request says as token ids. Encoding takes a while for long texts: never on the event loop."""
+
+from collections.abc import Sequence
+
+from flexquant.server.api_error import ApiError
+from flexquant.server.api_types import Message
+from flexquant.server.daemon_state import ServedModel
+
+
+def encode_messages(model: ServedModel, messages: Sequence[Message], *, bos: bool = True) -> list[int]:
+    """Token ids of a conversation. Templates write BOS themselves; the tokenizer does not double it.
+
+    Raises:
+        ApiError: The model has no chat template, or its template refuses the messages.
+    """
+    if model.chat_template is None:
+        raise ApiError(400, f"{model.id} has no chat template; use /v1/completions.", code="no_chat_template")
+    text = model.chat_template.render([message.for_template() for message in messages])
+    return model.tokenizer.encode(text, special=True, bos=bos)
+
+
+def encode_prompt(model: ServedModel, prompt: str | list[int]) -> list[int]:
+    """Token ids of a prompt; ids are taken as they are, text begins with BOS if the model uses one.
+
+    Raises:
+        ApiError: The prompt is empty, or an id is outside the vocabulary.
+    """
+    tokens = model.tokenizer.encode(prompt, bos=True) if isinstance(prompt, str) else prompt
+    if not tokens:
+        raise ApiError(400, "prompt: it is empty.", param="prompt")
+    check_ids(model, tokens, "prompt")
+    return tokens
+
+
+def check_ids(model: ServedModel, tokens: Sequence[int], param: str) -> None:
+    """Raise ApiError (400) for the field `param` unless all of its token ids are in the vocabulary."""
+    highest = max(tokens, default=0)
+    if highest >= model.vocab_size:
+        raise ApiError(
+            400, f"{param}: token id {highest} is outside the vocabulary of {model.vocab_size}.", param=param
+        )
