@@ -122,6 +122,11 @@ def prune_ensemble(
             f"can still move",
             hint=f"The ensemble has {variants} variants of {len(units)} layers and takes {disk} bytes on disk.",
         ) from error
+    if not pruned.dropped_variants:
+        raise UsageError(
+            f"{source}: takes {disk} bytes on disk, so nothing has to go for --limit {options.limit_bytes}",
+            hint="Give a smaller --limit, or a --rate.",
+        )
     if checkpoint is not None:
         check_same_model([ensemble.common.folder, checkpoint])
     settings = {

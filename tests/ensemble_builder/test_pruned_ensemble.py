@@ -140,6 +140,7 @@ def test_eval_and_report_know_it(whole: Path, model: Path, texts: tuple[Path, Pa
         ([], 2, "--limit or --rate is needed"),
         (["--rate", "0.9"], 2, "so much cannot be dropped"),
         (["--limit", "1K"], 2, "so much cannot be dropped"),
+        (["--limit", "1G"], 2, "nothing has to go"),
         (["--rate", "1.5"], 2, "no share"),
         (["--limit", "lots"], 2, "no size"),
     ],
