@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 
 import pytest
@@ -22,6 +23,7 @@ class Model:
         self.target = 0
         self.moving = False
         self.drop_page_cache = False
+        self.on_published: Callable[[int], None] = lambda _position: None
         self.loading = 0
         self.budgets: list[float | None] = []
         self.drops = 0
