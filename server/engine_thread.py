@@ -105,11 +105,6 @@ class EngineThread:
         self._thread.start()
 
     @property
-    def alive(self) -> bool:
-        """Whether requests are taken."""
-        return self._thread.is_alive() and self._closing is None
-
-    @property
     def waiting(self) -> int:
         """Sequences that wait for their turn."""
         return self._scheduler.waiting
