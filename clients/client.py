@@ -114,7 +114,7 @@ class Client:
         return self._is_well("/health")
 
     def ready(self) -> bool:
-        """Whether it takes requests; False while it loads or stops.
+        """Whether it takes requests; False while it loads, stops, or refuses new work for want of memory.
 
         Raises:
             UnreachableError: Nothing answers at all.

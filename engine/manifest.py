@@ -282,3 +282,13 @@ def assignment(manifest: Manifest, sequence: str, position: int) -> dict[str, in
         for move in transition.moves:
             variants[move.module] = move.to_variant
     return variants
+
+
+def modules_by_level(manifest: Manifest, sequence: TransitionSequence, position: int) -> dict[str, int]:
+    """How many modules are at each level, at `position` of a sequence; levels that have none included."""
+    moves = [move for transition in sequence.transitions[:position] for move in transition.moves]
+    variants = {move.module: move.to_variant for move in moves}
+    counts = {level.name: 0 for level in manifest.levels}
+    for module in manifest.modules:
+        counts[module.variants[variants.get(module.name, 0)].level] += 1
+    return counts

@@ -58,6 +58,16 @@ class Answer:
         """Whether the prompt is in, so that each further pass gives a token."""
         return self._generation.decoding
 
+    @property
+    def cached_tokens(self) -> int:
+        """Of the prompt, those whose keys and values were there already."""
+        return self._generation.cached_tokens
+
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self._generation.generated)
+
     def begin(self) -> Started:
         """The first event."""
         return Started(self._start, self._generation.cached_tokens)

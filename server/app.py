@@ -9,9 +9,11 @@ from fastapi.openapi.utils import get_openapi
 from flexquant.server.daemon_state import DaemonState
 from flexquant.server.error_envelope import LastResort, install_error_handlers
 from flexquant.server.request_log import RequestLog
-from flexquant.server.routes import chat, completions, elastic, events, health, models, tokens, trace
+from flexquant.server.routes import chat, completions, elastic, events, health, metrics, models, tokens, trace
 from flexquant.server.security import Security, host_names
 from flexquant.server.settings import Settings
+
+_PARTS = (completions, chat, models, health, metrics, elastic, events, tokens, trace)
 
 
 def create_app(daemon: DaemonState, settings: Settings) -> FastAPI:
@@ -24,7 +26,7 @@ def create_app(daemon: DaemonState, settings: Settings) -> FastAPI:
 
     app = FastAPI(title="FlexQuant", version=version("flexquant"), docs_url=None, redoc_url=None)
     app.state.daemon = daemon
-    for part in (completions, chat, models, health, elastic, events, tokens, trace):
+    for part in _PARTS:
         app.include_router(part.router)
     install_error_handlers(app)
     # The last one added is the first to see a request.
@@ -35,7 +37,9 @@ def create_app(daemon: DaemonState, settings: Settings) -> FastAPI:
         api_key=settings.api_key.get_secret_value() if settings.api_key else None,
         max_body=settings.max_body,
     )
-    app.add_middleware(RequestLog)
+    app.add_middleware(
+        RequestLog, requests=daemon.counts.requests, routes=[route for part in _PARTS for route in part.router.routes]
+    )
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
 

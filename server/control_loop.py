@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from importlib.metadata import version
 from typing import Final
@@ -144,6 +144,11 @@ class Controller:
                     footprints=tuple(self._law.footprints),
                 )
             )
+
+    @property
+    def footprints(self) -> Sequence[int]:
+        """Bytes of resident weights at positions 0..N."""
+        return self._law.footprints
 
     @property
     def pinned(self) -> bool:

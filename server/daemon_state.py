@@ -1,11 +1,13 @@
 """What the routes work with: the served model, the thread that runs it, and the controller."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.api_error import ApiError
 from flexquant.server.chat_template import ChatTemplate
 from flexquant.server.control_loop import Controller
+from flexquant.server.counts import Counts
 from flexquant.server.engine_thread import EngineThread
 
 
@@ -22,6 +24,7 @@ class ServedModel:
         vocab_size: Token ids are below this.
         tokenizer: The model's.
         chat_template: The model's; None where it has none.
+        modules_by_level: How many modules each level has at a position.
     """
 
     id: str
@@ -32,6 +35,7 @@ class ServedModel:
     vocab_size: int
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
+    modules_by_level: Callable[[int], Mapping[str, int]]
 
     def check_name(self, name: str | None) -> None:
         """Raise ApiError (404) unless `name` is this model; a request without a name means it too."""
@@ -55,3 +59,4 @@ class DaemonState:
     model: ServedModel
     engine: EngineThread
     controller: Controller
+    counts: Counts

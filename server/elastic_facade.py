@@ -10,8 +10,9 @@ from typing import Final, Protocol
 from flexquant.engine.memory.heap import trim_heap
 from flexquant.engine.memory.process import anonymous_bytes
 from flexquant.engine.memory.registry import MemorySnapshot
+from flexquant.server.counts import Counts
 from flexquant.server.elastic_state import MemoryState, ModelMemory, Quality
-from flexquant.server.logging_setup import fields
+from flexquant.server.logging_setup import Fields
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ class Resizable(Protocol):
     """What is needed of ElasticModel."""
 
     drop_page_cache: bool
+    on_published: Callable[[int], None]
 
     @property
     def footprints(self) -> Sequence[int]: ...
@@ -53,6 +55,7 @@ class ElasticFacade:
         quality: At positions 0..N.
         seconds_per_token: Recent time per token, None while it is not known.
         clock: Steady seconds.
+        counts: Told of moves; the model's `on_published` is set for that.
     """
 
     def __init__(
@@ -61,11 +64,16 @@ class ElasticFacade:
         quality: Sequence[Quality],
         seconds_per_token: Callable[[], float | None],
         clock: Callable[[], float] = time.perf_counter,
+        *,
+        counts: Counts | None = None,
     ) -> None:
         self._model = model
         self._quality = tuple(quality)
         self._seconds_per_token = seconds_per_token
         self._clock = clock
+        self._counts = Counts() if counts is None else counts
+        self._published = model.position  # the engine thread's own
+        model.on_published = self._count_step
         self._trimming: threading.Thread | None = None
 
     @property
@@ -152,21 +160,28 @@ class ElasticFacade:
 
         def tell(done: Future[int]) -> None:
             if done.cancelled() or done.exception() is not None:
+                self._counts.move_failed()
                 return  # the controller reports it
-            snapshot = self._model.resident_bytes()
+            snapshot, seconds = self._model.resident_bytes(), self._clock() - began
+            self._counts.moved(start, done.result(), seconds)
             log.info(
                 "move %s",
-                fields(
+                Fields(
                     position_start=start,
                     position_end=done.result(),
                     mapped_bytes=snapshot.mapped,
                     freed_bytes=before - snapshot.mapped,
-                    seconds=self._clock() - began,
+                    seconds=seconds,
                 ),
             )
 
         moved.add_done_callback(tell)
         return moved
+
+    def _count_step(self, position: int) -> None:
+        footprints = self._model.footprints
+        self._counts.stepped(footprints[self._published], footprints[position])
+        self._published = position
 
     def _budget(self, *, shrink: bool) -> float:
         share, limit = (SHRINK_SHARE, SHRINK_SECONDS) if shrink else (GROW_SHARE, GROW_SECONDS)

@@ -12,6 +12,7 @@ from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.admission import Admission, AdmittingBackend, Held
 from flexquant.server.answer import Answer
 from flexquant.server.api_error import ApiError, as_api_error, client_gone, timed_out, unavailable
+from flexquant.server.counts import Counts
 from flexquant.server.generation_request import Event, Failed, GenerationRequest
 from flexquant.server.job import Deliver, Job, Stream
 from flexquant.server.memory_gate import MemoryGate
@@ -19,6 +20,7 @@ from flexquant.server.scheduler import QueueFull, Scheduler, Ticket
 
 log = logging.getLogger(__name__)
 
+_FAILED = "The engine has failed; the log has the details."
 _SMOOTHING = 0.1
 _PREFILL_SHARE = 1.0
 """Time that a prompt gets between two decode passes, over the time of such a pass."""
@@ -59,6 +61,7 @@ class EngineThread:
         timeout_s: Seconds that a request may take, waiting included; None for any.
         clock: Steady seconds.
         gate: How much memory sequences may be promised; its `on_open` is set here. Without, as much as there are pages.
+        counts: Told of prompts and tokens.
     """
 
     def __init__(
@@ -71,12 +74,14 @@ class EngineThread:
         timeout_s: float | None = None,
         clock: Callable[[], float] = time.perf_counter,
         gate: MemoryGate | None = None,
+        counts: Counts | None = None,
     ) -> None:
         self.most_sequences = parallel + max_queue
         """Sequences that one request may ask for: with more, it could never be taken."""
         self._model = model
         self._gate = MemoryGate() if gate is None else gate
         self._admission = Admission(model, tokenizer, self._gate)
+        self._counts = Counts() if counts is None else counts
         self._timeout_s = timeout_s
         self._clock = clock
         self._changed = threading.Condition()  # guards what follows
@@ -84,6 +89,7 @@ class EngineThread:
         self._streams: dict[Ticket, Stream] = {}
         self._step_ready = False
         self._closing: str | None = None
+        self._failed = False
         # The engine thread's own.
         self._stalled = False  # nothing runs, and the first who waits has to wait for memory
         self._in_pass: Stream | None = None  # whose prompt is between two layers, so that its memory must stay
@@ -99,11 +105,6 @@ class EngineThread:
         self._thread.start()
 
     @property
-    def alive(self) -> bool:
-        """Whether requests are taken."""
-        return self._thread.is_alive() and self._closing is None
-
-    @property
     def waiting(self) -> int:
         """Sequences that wait for their turn."""
         return self._scheduler.waiting
@@ -112,6 +113,18 @@ class EngineThread:
     def running(self) -> int:
         """Sequences that are being computed."""
         return self._scheduler.running
+
+    def check(self) -> None:
+        """Raise ApiError (503) while no new requests are taken."""
+        self.check_health()
+        if self._closing is not None:
+            raise unavailable(self._closing, code="stopping")
+        self._gate.check()
+
+    def check_health(self) -> None:
+        """Raise ApiError (503) after a mistake of the engine: no request will be taken any more."""
+        if self._failed:
+            raise unavailable(_FAILED, code="engine_failed")
 
     def submit(self, requests: Sequence[GenerationRequest], deliver: Deliver) -> Job:
         """Queue the sequences of one request, all or none.
@@ -136,9 +149,7 @@ class EngineThread:
             ticket = Ticket(len(request.prompt) if first is None else 1, now, expires, first)
             streams.append(Stream(number, job, request, ticket))
         with self._changed:
-            if self._closing is not None:
-                raise unavailable(self._closing, code="stopping")
-            self._gate.check()
+            self.check()
             self._forget_cancelled_waiting()
             try:
                 self._scheduler.submit([stream.ticket for stream in streams])
@@ -191,10 +202,10 @@ class EngineThread:
                     self._prefill(prefilling)
         except Exception:
             log.exception("the engine thread has failed")
-            reason = "The engine has failed; the log has the details."
-            self.stop(reason)
+            self._failed = True
+            self.stop(_FAILED)
             for stream in list(self._streams.values()):
-                stream.tell(Failed(unavailable(reason, code="engine_failed")))
+                stream.tell(Failed(unavailable(_FAILED, code="engine_failed")))
 
     def _wait_for_work(self) -> bool:
         """Sleep until there is something to do; False when there never will be."""
@@ -287,6 +298,10 @@ class EngineThread:
         if answer.decoding:
             with self._changed:
                 self._scheduler.prefilled(stream.ticket)
+            self._counts.prompt_tokens.add(len(stream.request.prompt))
+            self._counts.cached_prompt_tokens.add(answer.cached_tokens)
+            if answer.generated_tokens:
+                self._count_token(stream, self._clock())
         self._tell(stream, events)
 
     def _decode(self, streams: Sequence[Stream]) -> None:
@@ -311,18 +326,29 @@ class EngineThread:
                 for stream, _ in running:
                     self._end(stream, failure)
                 return
+            now = self._clock()
             for (stream, answer), row in zip(running, logits, strict=True):
-                self._take(stream, answer, row)
+                self._take(stream, answer, row, now)
             self._note_pass(began, self._clock())
             return
 
-    def _take(self, stream: Stream, answer: Answer, logits: Floats) -> None:
+    def _take(self, stream: Stream, answer: Answer, logits: Floats, now: float) -> None:
         try:
             events = answer.accept(logits)
         except Exception as error:
             self._end(stream, as_api_error(error))
         else:
+            self._count_token(stream, now)
             self._tell(stream, events)
+
+    def _count_token(self, stream: Stream, now: float) -> None:
+        """Before its client hears of it: who has an answer finds it counted."""
+        self._counts.generated_tokens.add(1)
+        if stream.token_at is None:
+            self._counts.first_token.observe(now - stream.ticket.arrived)
+        else:
+            self._counts.next_token.observe(now - stream.token_at)
+        stream.token_at = now
 
     def _tell(self, stream: Stream, events: Sequence[Event]) -> None:
         for event in events:

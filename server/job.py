@@ -38,6 +38,8 @@ class Stream:
     """From its admission on."""
     starved: bool = False
     """Whether there was no memory for a page of its prompt."""
+    token_at: float | None = None
+    """When its latest token was there, in seconds of the clock that `ticket` has; None before the first."""
 
     def tell(self, event: Event) -> None:
         """Deliver an event, unless the client was told of a failure already."""

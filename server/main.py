@@ -52,7 +52,7 @@ def serve(settings: Settings) -> None:
     from flexquant.server.model_source import resolve
     from flexquant.server.security import check_exposure
 
-    set_up_logging(settings.log_level)
+    set_up_logging(settings.log_level, settings.log_format)
     signal.signal(signal.SIGTERM, _leave)
     check_exposure(settings)
     with listen_on(settings.host, settings.port) as listener:

@@ -146,6 +146,9 @@ class Settings(BaseSettings):
         default=15.0, ge=0, description="Seconds that running requests get to finish after SIGTERM."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level to log.")
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Lines for people, or one JSON object a line for programs."
+    )
     config: Path | None = Field(default=None, description="TOML file with these settings (keys with underscores).")
 
     @classmethod

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,7 @@ from flexquant.engine.elastic_model import ElasticModel
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import FlexQuantError, UsageError
 from flexquant.engine.kv_cache import pages_for
-from flexquant.engine.manifest import MANIFEST_NAME
+from flexquant.engine.manifest import MANIFEST_NAME, modules_by_level
 from flexquant.engine.memory.process import anonymous_bytes
 from flexquant.engine.memory_needs import MemoryNeeds
 from flexquant.engine.placement import HOST, CardUse, Placement
@@ -24,6 +25,7 @@ from flexquant.server.chat_template import ChatTemplate
 from flexquant.server.control_loop import Controller
 from flexquant.server.controller.outlook import largest_step
 from flexquant.server.controller.parameters import Parameters
+from flexquant.server.counts import Counts
 from flexquant.server.daemon_state import DaemonState, ServedModel
 from flexquant.server.elastic_facade import ElasticFacade
 from flexquant.server.elastic_state import Quality
@@ -140,7 +142,7 @@ def start(settings: Settings, folder: Path) -> Daemon:
         compute=compute,
         placement=placement,
     )
-    gate = MemoryGate()
+    gate, counts = MemoryGate(), Counts()
     engine = EngineThread(
         model,
         tokenizer,
@@ -148,9 +150,10 @@ def start(settings: Settings, folder: Path) -> Daemon:
         max_queue=settings.max_queue,
         timeout_s=settings.request_timeout,
         gate=gate,
+        counts=counts,
     )
     quality = [Quality(found.perplexity, found.kl) for found in sequence.quality]
-    facade = ElasticFacade(model, quality, lambda: engine.seconds_per_token)
+    facade = ElasticFacade(model, quality, lambda: engine.seconds_per_token, counts=counts)
     controller = Controller(
         facade,
         monitor,
@@ -162,7 +165,7 @@ def start(settings: Settings, folder: Path) -> Daemon:
     )
     engine.start()
     controller.start()
-    return Daemon(DaemonState(served, engine, controller), model)
+    return Daemon(DaemonState(served, engine, controller, counts), model)
 
 
 def choose_device(settings: Settings, ensemble: Ensemble) -> tuple[Compute, Placement]:
@@ -251,4 +254,5 @@ def describe(settings: Settings, ensemble: Ensemble, tokenizer: Tokenizer, conte
         vocab_size=ensemble.config.vocab_size,
         tokenizer=tokenizer,
         chat_template=None if template is None else ChatTemplate(template, specials),
+        modules_by_level=partial(modules_by_level, ensemble.manifest, ensemble.sequence(settings.sequence)),
     )

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import EnsembleError, InputError, UnsupportedModelError
+from flexquant.engine.manifest import assignment, modules_by_level
 from support.ensembles import Shape, file_records, random_ensemble
 
 Q_PROJ = "model.layers.0.self_attn.q_proj"
@@ -333,3 +334,15 @@ def test_any_damage_to_the_manifest_is_an_input_error_or_harmless(pristine: Path
         assert str(pristine) in error.message  # noqa: PT017 - harmless damage raises nothing, so raises() does not fit
     finally:
         path.write_text(text)
+
+
+def test_modules_are_counted_by_level_at_every_position(tmp_path: Path) -> None:
+    manifest = Ensemble.open(random_ensemble(tmp_path / "tiny")).manifest
+    modules = {module.name: module for module in manifest.modules}
+    for name, sequence in manifest.sequences.items():
+        for position in range(len(sequence.transitions) + 1):
+            counts = modules_by_level(manifest, sequence, position)
+            assert set(counts) == {level.name for level in manifest.levels}
+            at = assignment(manifest, name, position)
+            levels = [modules[module].variants[variant].level for module, variant in at.items()]
+            assert counts == {level: levels.count(level) for level in counts}

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from flexquant.engine.errors import SwapError
 from flexquant.engine.memory.process import anonymous_bytes
 from flexquant.engine.memory.registry import MemorySnapshot, ModuleBytes
+from flexquant.server.counts import Counts
 from flexquant.server.elastic_facade import ElasticFacade
 from flexquant.server.elastic_state import Elastic, Quality
+from flexquant.server.exposition import Counter
 
 
 class Model:
@@ -22,6 +25,7 @@ class Model:
         self.target = 0
         self.moving = False
         self.drop_page_cache = False
+        self.on_published: Callable[[int], None] = lambda _position: None
         self.loading = 0
         self.budgets: list[float | None] = []
         self.drops = 0
@@ -146,3 +150,31 @@ def test_failed_move_is_left_to_the_controller(caplog: pytest.LogCaptureFixture)
         with pytest.raises(SwapError):
             moved.result()
     assert not caplog.messages
+
+
+def test_moves_are_counted_by_how_they_end_and_bytes_by_step() -> None:
+    model, counts = Model(), Counts()
+    elastic = ElasticFacade(model, [Quality(10.0, 0.0)] * 3, lambda: None, clock=lambda: 0.0, counts=counts)
+    cut_short = elastic.request_position(2, urgent=True)
+    model.position = 1
+    model.on_published(1)
+    model.future, first = Future(), model.future
+    back = elastic.request_position(0, urgent=False)
+    first.set_result(1)
+    model.position = 0
+    model.on_published(0)
+    model.future.set_result(0)
+    model.future = Future()
+    failed = elastic.request_position(2, urgent=True)
+    model.future.set_exception(SwapError("gone"))
+    model.future = Future()
+    elastic.request_position(0, urgent=False)
+    model.future.set_result(0)
+    assert (cut_short.result(), back.result(), str(failed.exception())) == (1, 0, "gone")
+    assert values(counts.swaps) == {"down": 1, "up": 1}, "one that was there already is none"
+    assert values(counts.swap_bytes) == {"down": 100, "up": 100}
+    assert [value for _, _, value in counts.failed_swaps.samples()] == [1]
+
+
+def values(counter: Counter) -> dict[str, float]:
+    return {labels[0][1]: value for _, labels, value in counter.samples()}

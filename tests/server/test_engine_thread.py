@@ -380,9 +380,9 @@ def test_stop_ends_what_runs_and_what_waits_with_the_reason(model: FakeModel, on
         assert isinstance(ended, Failed)
         assert (ended.error.status, ended.error.message) == (503, "good bye")
     one_by_one.join()
-    assert not one_by_one.alive
     with pytest.raises(ApiError, match="good bye"):
         submit(one_by_one, request())
+    one_by_one.check_health()
 
 
 def test_thread_that_fails_refuses_requests_instead_of_keeping_them(
@@ -399,6 +399,7 @@ def test_thread_that_fails_refuses_requests_instead_of_keeping_them(
     assert isinstance(ended, Failed)
     assert ended.error.status == 503
     engine.join()
-    assert not engine.alive
     with pytest.raises(ApiError, match="has failed"):
         submit(engine, request())
+    with pytest.raises(ApiError, match="has failed"):
+        engine.check_health()

@@ -9,6 +9,7 @@ from flexquant.engine.compute import choose_compute
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import FlexQuantError, MemoryShortError, UsageError
 from flexquant.engine.tokenizer import Tokenizer
+from flexquant.server.api_error import ApiError
 from flexquant.server.controller.parameters import Parameters
 from flexquant.server.controller.sample import MemoryReading
 from flexquant.server.monitor import Monitor
@@ -87,12 +88,13 @@ def test_start_and_close(folder: Path) -> None:
     try:
         assert daemon.elastic_model.position == 2
         assert daemon.state.model.context == 128
-        assert daemon.state.engine.alive
+        daemon.state.engine.check()
         state = daemon.state.controller.state()
         assert (state.mode, state.pinned_position) == ("pinned", 2)
     finally:
         daemon.close()
-    assert not daemon.state.engine.alive
+    with pytest.raises(ApiError, match="stopping"):
+        daemon.state.engine.check()
 
 
 def test_too_small_a_budget_is_told_before_anything_is_loaded(folder: Path) -> None:

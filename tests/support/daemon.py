@@ -1,6 +1,7 @@
 """Starts the real `flexquant-serve` in a process of its own, for end-to-end tests."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -105,8 +106,8 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log_path: Path) -> str:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         for line in log_path.read_text().splitlines():
-            if "ready: " in line and " on http://" in line:
-                url = line.rsplit(" on ", 1)[1].split()[0]
+            if ready := re.search(r"ready: .* on (http://.*:\d+)", line):
+                url = ready[1]
                 assert httpx.get(f"{url}/ready", timeout=10).status_code == 200
                 return url
         time.sleep(0.05)

@@ -13,10 +13,12 @@ from flexquant.server.chat_template import ChatTemplate
 from flexquant.server.control_loop import Controller
 from flexquant.server.controller.parameters import Parameters
 from flexquant.server.controller.sample import MemoryReading
+from flexquant.server.counts import Counts
 from flexquant.server.daemon_state import DaemonState, ServedModel
 from flexquant.server.elastic_facade import ElasticFacade
 from flexquant.server.elastic_state import Quality
 from flexquant.server.engine_thread import EngineThread
+from flexquant.server.memory_gate import MemoryGate
 from flexquant.server.monitor import Monitor
 from flexquant.server.settings import load_settings
 from support.fake_model import DOCS_LLAMA, FakeModel
@@ -42,6 +44,7 @@ class FakeDaemon:
     model: FakeModel
     engine: EngineThread
     tokenizer: Tokenizer
+    gate: MemoryGate
 
     def client(self, **headers: str) -> httpx.AsyncClient:
         """A client that reaches the application directly."""
@@ -54,10 +57,13 @@ class FakeDaemon:
 def fake_daemon(*arguments: str, chat_template: bool = True) -> Iterator[FakeDaemon]:
     """An application whose engine thread runs; `arguments` are settings of `flexquant-serve`."""
     settings = load_settings(["--model", "demo", *arguments])
-    model, tokenizer = FakeModel(), Tokenizer.open(DOCS_LLAMA)
-    engine = EngineThread(model, tokenizer, parallel=settings.parallel, max_queue=settings.max_queue)
-    facade = ElasticFacade(model, [Quality(10.0 + k, 0.1 * k) for k in range(4)], lambda: engine.seconds_per_token)
-    controller = Controller(facade, Monitor([PlentyOfMemory()]), Parameters())
+    model, tokenizer, counts, gate = FakeModel(), Tokenizer.open(DOCS_LLAMA), Counts(), MemoryGate()
+    engine = EngineThread(
+        model, tokenizer, parallel=settings.parallel, max_queue=settings.max_queue, gate=gate, counts=counts
+    )
+    quality = [Quality(10.0 + k, 0.1 * k) for k in range(4)]
+    facade = ElasticFacade(model, quality, lambda: engine.seconds_per_token, counts=counts)
+    controller = Controller(facade, Monitor([PlentyOfMemory()]), Parameters(), gate=gate)
     source = tokenizer.chat_template if chat_template else None
     tokens = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
     served = ServedModel(
@@ -69,10 +75,13 @@ def fake_daemon(*arguments: str, chat_template: bool = True) -> Iterator[FakeDae
         vocab_size=model.config.vocab_size,
         tokenizer=tokenizer,
         chat_template=None if source is None else ChatTemplate(source, tokens),
+        modules_by_level=lambda position: {"8.0": 3 - position, "4.0": position},
     )
     engine.start()
     try:
-        yield FakeDaemon(create_app(DaemonState(served, engine, controller), settings), model, engine, tokenizer)
+        yield FakeDaemon(
+            create_app(DaemonState(served, engine, controller, counts), settings), model, engine, tokenizer, gate
+        )
     finally:
         model.gate.set()
         engine.stop("the test has ended")

@@ -43,6 +43,7 @@ class FakeModel:
         self.target = 0
         self.drop_page_cache = False
         self.on_ready: Callable[[], None] = nothing
+        self.on_published: Callable[[int], None] = lambda _position: None
         self.gate = threading.Event()
         """Cleared: passes wait before every layer until it is set."""
         self.gate.set()
@@ -120,6 +121,7 @@ class FakeModel:
     def safe_point(self) -> None:
         if self.position != self.target:
             self.position += 1 if self.target > self.position else -1
+            self.on_published(self.position)
             self.on_ready()
         if self.position == self.target:
             while self._moves:
