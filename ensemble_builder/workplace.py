@@ -4,9 +4,7 @@
 only the same build is continued; afterwards `report.json` says it.
 """
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from flexquant.engine.errors import InputError, UsageError
+from flexquant.engine.errors import InputError
 from flexquant.engine.manifest import MANIFEST_NAME
 from flexquant.ensemble_builder.atomic_file import cannot_write, write_atomically
+from flexquant.ensemble_builder.folder_lock import alone
 
 WORK_NAME: Final = ".work"
 REPORT_NAME: Final = "report.json"
@@ -65,26 +64,13 @@ def workplace(out: Path, settings: Settings) -> Iterator[Workplace]:
         place.clear()  # of a build that was killed after its last file was written
         yield place
         return
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        lock = os.open(work / "lock", os.O_CREAT | os.O_RDWR)
-    except OSError as error:
-        raise cannot_write(out, error) from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(
-                f"{out}: another process is building there", hint="Wait, or choose another --out."
-            ) from error
+    with alone(out, work / "lock", "is building"):
         record = work / "settings.json"
         if record.exists():
             _check_same(out, json.loads(record.read_bytes()), settings, "an unfinished build")
         else:
             write_atomically(record, json.dumps(settings, indent=2).encode())
         yield Workplace(out, finished=False)
-    finally:
-        os.close(lock)
 
 
 def _is_finished(out: Path, settings: Settings) -> bool:

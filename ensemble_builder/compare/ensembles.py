@@ -16,7 +16,7 @@ from flexquant.ensemble_builder.compare.exhaustive import Exhaustive, evaluation
 from flexquant.ensemble_builder.compare.ladder import Rung
 from flexquant.ensemble_builder.compare.options import CompareOptions
 from flexquant.ensemble_builder.compare.pruned import pruned_at_rates
-from flexquant.ensemble_builder.compare.scores import Scores
+from flexquant.ensemble_builder.compare.scores import Scores, state_name
 from flexquant.ensemble_builder.compare.search_tree import read_searched, tree_of
 from flexquant.ensemble_builder.evaluation import Windows
 from flexquant.ensemble_builder.options import SearchOptions
@@ -165,11 +165,6 @@ def compare_ensemble(
         pruned=pruned,
         tree=None if searched is None else tree_of(units, searched, own.states, greedy.states, manifest.fixed_bytes),
     )
-
-
-def state_name(state: Assignment) -> str:
-    """Return an assignment's name in the scores."""
-    return ",".join(map(str, state))
 
 
 def interleaved(routes: Sequence[Route]) -> list[Assignment]:

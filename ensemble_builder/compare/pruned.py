@@ -7,7 +7,7 @@ from typing import Final
 
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.manifest import Manifest
-from flexquant.ensemble_builder.compare.scores import Scores
+from flexquant.ensemble_builder.compare.scores import Scores, state_name
 from flexquant.ensemble_builder.evaluation import Windows
 from flexquant.ensemble_builder.options import SearchOptions
 from flexquant.ensemble_builder.progress import Progress
@@ -147,7 +147,7 @@ def _measured(
     states = own_route(manifest).states
     key = fingerprint(manifest.files, manifest.modules, unseen, "unquantized")
     with Scores(measured / f"pruned-{rate:g}.jsonl", key) as scores:
-        names = {position: ",".join(map(str, states[position])) for position in positions}
+        names = {position: state_name(states[position]) for position in positions}
         missing = [position for position in positions if names[position] not in scores.qualities]
         title = f"pruned at {rate:.0%}: on the unseen text"
         with progress.stage(title, len(positions), done=len(positions) - len(missing)) as stage:

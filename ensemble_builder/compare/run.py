@@ -1,17 +1,12 @@
 """A whole comparison: builds what is missing, measures, and gathers the figures."""
 
-import fcntl
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from flexquant.engine.ensemble import Ensemble
-from flexquant.engine.errors import UsageError
 from flexquant.engine.model_config import read_model_config
 from flexquant.engine.tokenizer import Tokenizer
-from flexquant.ensemble_builder.atomic_file import cannot_write
 from flexquant.ensemble_builder.build import build
 from flexquant.ensemble_builder.compare.contents import Comparison
 from flexquant.ensemble_builder.compare.downstream import Choices, chosen_right
@@ -30,6 +25,7 @@ from flexquant.ensemble_builder.compare.scores import Scores
 from flexquant.ensemble_builder.evaluation import Reference, Windows, final_hidden, measure_windows, read_text
 from flexquant.ensemble_builder.evaluation_setup import unquantized
 from flexquant.ensemble_builder.file_hashes import checkpoint_sha256
+from flexquant.ensemble_builder.folder_lock import alone
 from flexquant.ensemble_builder.levels import level_name
 from flexquant.ensemble_builder.options import QuantizeOptions, SearchOptions
 from flexquant.ensemble_builder.progress import Progress
@@ -65,7 +61,7 @@ def compare(
     config, tokenizer = read_model_config(checkpoint), Tokenizer.open(checkpoint)
     unseen = Windows.of_text(read_text(options.text), options.text.name, tokenizer, config, limit=options.windows)
     choices = Choices.of(unseen, config.bos_id, options.seed)
-    with _alone(options.out):
+    with alone(options.out, options.out / "lock", "compares"):
         folders = []
         for asked in levels:
             folder = options.out / "ensembles" / "-".join(map(level_name, asked))
@@ -160,21 +156,3 @@ def _search_windows(search: SearchOptions, options: CompareOptions, built: bool,
         return None
     kept = options.out / "texts" / f"search-{search.seed + 1}-{search.tokens}.txt"
     return text_windows(None, search.tokens, model=model, seed=search.seed + 1, kept=kept, progress=progress)
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Take the folder of a comparison for this process."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = os.open(out / "lock", os.O_CREAT | os.O_RDWR)
-    except OSError as error:
-        raise cannot_write(out, error) from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"{out}: another process compares there", hint="Wait, or choose another --out.") from error
-        yield
-    finally:
-        os.close(lock)

@@ -5,7 +5,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from flexquant.ensemble_builder.journal_lines import JournalLines
+from flexquant.ensemble_builder.sequence import Assignment
 from flexquant.ensemble_builder.window_quality import WindowQuality
+
+
+def state_name(state: Assignment) -> str:
+    """Return an assignment's name in the scores."""
+    return ",".join(map(str, state))
 
 
 class Scores:
