@@ -81,9 +81,9 @@ def measured_exhaustive(
                 if state not in known:
                     started = time.monotonic()
                     known[state] = evaluation(stem, [state])[0].kl
-                    spent = time.monotonic() - started
+                    spent = round(time.monotonic() - started, 3)
                     seconds += spent
-                    lines.add({"state": state, "kl": known[state], "seconds": round(spent, 3)})
+                    lines.add({"state": state, "kl": known[state], "seconds": spent})
                     stage.advance()
                 return known[state]
 
