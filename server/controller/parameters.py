@@ -55,7 +55,7 @@ class Parameters:
     """How far ahead a falling reading is extrapolated, until enough shrinks were timed: tick + safe point + release."""
     reaction_limit_s: float = 1.0
     """Never further than this."""
-    urgent_s: float = 0.5
+    urgent_s: float = 0.25
     """A shrink is urgent when memory would be critical so soon: the same for one that decoding waits for."""
     fall_window_s: float = 1.0
     """Span over which the fall rate is measured."""

@@ -37,7 +37,7 @@ def test_a_shrink_under_way_becomes_urgent_once_when_the_fall_gets_faster() -> N
     target = moves[0].position
     state, moves = decide(law, state, sample_of(available - MIB, target=target, moving=True), 0.25)
     assert moves == []
-    fast = sample_of(RESERVES.critical + 100 * MIB, target=target, moving=True)
+    fast = sample_of(RESERVES.critical + 20 * MIB, target=target, moving=True)
     state, moves = decide(law, state, fast, 0.5)
     assert moves == [Move(target, urgent=True)]
     assert decide(law, state, fast, 0.75)[1] == []
