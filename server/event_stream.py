@@ -11,11 +11,10 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, Final
 
+from flexquant.server.streaming import HEARTBEAT, HEARTBEAT_S
+
 CAPACITY: Final = 64
 """Events that may wait for one listener."""
-HEARTBEAT_S: Final = 15.0
-"""So often something is sent, so that proxies keep the connection and a client that is gone is noticed."""
-HEARTBEAT: Final = ": still here\n\n"
 
 Payload = Mapping[str, Any]
 

@@ -20,7 +20,7 @@ from flexquant.server.engine_thread import EngineThread
 from flexquant.server.generation_request import Event, Failed, Finished, GenerationRequest, Started, Text, Usage
 from flexquant.server.job import Job
 from flexquant.server.request_log import usage_fields
-from flexquant.server.streaming import HEADERS, MEDIA_TYPE, server_sent
+from flexquant.server.streaming import HEADERS, HEARTBEAT_S, MEDIA_TYPE, server_sent
 from flexquant.server.token_marks import MarkedToken
 
 POSITION_HEADER: Final = "x-flexquant-position"
@@ -166,7 +166,9 @@ async def answer(
     The answer begins when the request's turn has come, so a full queue is a plain 503 for a streamed one too.
     """
     events = _events(request, daemon.engine, generations)
-    _, started = await anext(events)
+    first = await anext(events)
+    assert first is not None
+    started = first[1]
     assert isinstance(started, Started)
     frame = Frame(
         shape.id_prefix + request.scope["flexquant.id"],
@@ -182,7 +184,10 @@ async def answer(
     texts = [""] * len(generations)
     tokens: list[list[MarkedToken]] = [[] for _ in generations]
     reasons: list[FinishReason] = ["stop"] * len(generations)
-    async for index, event in events:
+    async for happened in events:
+        if happened is None:
+            continue
+        index, event = happened
         if isinstance(event, Text):
             texts[index] += event.text
             tokens[index].extend(event.tokens)
@@ -197,18 +202,22 @@ async def answer(
 
 async def _chunks(
     request: Request,
-    events: AsyncIterator[tuple[int, Event]],
+    events: AsyncIterator[tuple[int, Event] | None],
     frame: Frame,
     shape: Shape,
     totals: "_Totals",
     *,
     include_usage: bool,
-) -> AsyncGenerator[Mapping[str, Any], None]:
-    """The stream's chunks. With `include_usage` each has a `usage`: null in all but the last."""
+) -> AsyncGenerator[Mapping[str, Any] | None, None]:
+    """The stream's chunks. With `include_usage` each has a `usage`: null in all but the last. None is a heartbeat."""
     kind, no_usage = shape.chunk_object, {"usage": None} if include_usage else {}
     for choice in shape.opening(0):  # the first choice has started already
         yield frame.wrap(kind, [choice], **no_usage)
-    async for index, event in events:
+    async for happened in events:
+        if happened is None:
+            yield None
+            continue
+        index, event = happened
         if isinstance(event, Started):
             for choice in shape.opening(index):
                 yield frame.wrap(kind, [choice], **no_usage)
@@ -230,10 +239,11 @@ async def _phrased(tokens: int, phrase: Callable[[], _Phrased]) -> _Phrased:
 
 async def _events(
     request: Request, engine: EngineThread, generations: Sequence[GenerationRequest]
-) -> AsyncGenerator[tuple[int, Event], None]:
-    """The events of all sequences, each with its number, until all have finished.
+) -> AsyncGenerator[tuple[int, Event] | None, None]:
+    """The events of all sequences, each with its number, until all have finished; None after a while without any.
 
-    A client that goes away, or a closed iteration, gives them up.
+    The first is always an event: nothing is sent before a request's turn has come. A client that goes away, or a
+    closed iteration, gives them up.
 
     Raises:
         ApiError: What Failed carries, or what `submit` refuses with.
@@ -248,9 +258,16 @@ async def _events(
     job = engine.submit(generations, deliver)
     watcher = asyncio.create_task(_cancel_when_gone(request, job, events))
     outcome, unfinished = "cancelled", len(generations)
+    patience: float | None = None
     try:
         while unfinished:
-            number, event = await events.get()
+            try:
+                async with asyncio.timeout(patience):
+                    number, event = await events.get()
+            except TimeoutError:
+                yield None
+                continue
+            patience = HEARTBEAT_S
             if isinstance(event, Failed):
                 outcome = "cancelled" if event.error.status == CLIENT_GONE else "failed"
                 raise event.error

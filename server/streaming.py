@@ -9,6 +9,10 @@ from flexquant.server.api_error import as_api_error
 
 MEDIA_TYPE: Final = "text/event-stream"
 DONE: Final = "data: [DONE]\n\n"
+HEARTBEAT_S: Final = 15.0
+"""So often something is sent, so that proxies and clients keep the connection and a client that is gone is noticed."""
+HEARTBEAT: Final = ": still here\n\n"
+"""A comment, which clients skip."""
 HEADERS: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
@@ -17,15 +21,15 @@ def event(data: Mapping[str, Any]) -> str:
     return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
-async def server_sent(chunks: AsyncGenerator[Mapping[str, Any], None]) -> AsyncGenerator[str, None]:
+async def server_sent(chunks: AsyncGenerator[Mapping[str, Any] | None, None]) -> AsyncGenerator[str, None]:
     """`chunks` as events, and `[DONE]` after the last; an error becomes a last event in the error envelope.
 
-    Leaving the iteration early closes `chunks`.
+    None is a heartbeat. Leaving the iteration early closes `chunks`.
     """
     async with aclosing(chunks) as source:
         try:
             async for chunk in source:
-                yield event(chunk)
+                yield HEARTBEAT if chunk is None else event(chunk)
         except Exception as error:
             yield event(as_api_error(error).body())
             return

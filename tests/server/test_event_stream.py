@@ -9,7 +9,8 @@ from typing import Any
 
 from flexquant.server.elastic_events import ElasticEvents
 from flexquant.server.elastic_state import DecisionState
-from flexquant.server.event_stream import HEARTBEAT, EventStream, event_text
+from flexquant.server.event_stream import EventStream, event_text
+from flexquant.server.streaming import HEARTBEAT
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:

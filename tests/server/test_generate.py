@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flexquant.server import generate
 from flexquant.server.stop_strings import StopMatcher
+from flexquant.server.streaming import HEARTBEAT
 from support.fake_daemon import CONTEXT, FakeDaemon, fake_daemon
 from support.fake_model import next_token
 
@@ -102,6 +104,24 @@ def test_usage_is_streamed_on_request_in_a_last_chunk_without_choices(daemon: Fa
     assert last["choices"] == []
     assert last["usage"]["completion_tokens"] == 3
     assert last["usage"]["flexquant"]["position_worst"] == 0
+
+
+def test_a_stream_that_waits_for_its_prompt_is_kept_alive(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "HEARTBEAT_S", 0.01)
+
+    async def run() -> httpx.Response:
+        daemon.model.gate.clear()
+        request = asyncio.create_task(_post(daemon, CHAT, {"messages": USER, "max_tokens": 5, "stream": True}))
+        await asyncio.to_thread(daemon.model.at_gate.wait, 30)
+        await asyncio.sleep(0.1)
+        daemon.model.gate.set()
+        return await request
+
+    opening, *others = [part for part in asyncio.run(run()).text.split("\n\n") if part]
+    assert '"role":"assistant"' in opening
+    assert others[0] == HEARTBEAT.strip()
+    assert others[-1] == "data: [DONE]"
+    assert sum(part.startswith("data: {") for part in others) == 6
 
 
 @given(st.text(max_size=20), st.integers(1, 40), st.data())
