@@ -16,9 +16,10 @@ from bench.worker import ROOT
 sys.path.insert(0, str(ROOT / "tests"))
 
 from flexquant.engine.manifest import MANIFEST_NAME
+from support.dense_checkpoint import dense_checkpoint
 from support.ensembles import Shape, random_ensemble
 
-__all__ = ["random_ensemble", "replace_tokenizers", "tests_shape", "write_ensemble"]
+__all__ = ["dense_checkpoint", "random_ensemble", "replace_tokenizers", "tests_shape", "tokenizer_of", "write_ensemble"]
 
 
 def write_ensemble(folder: Path, shape: BenchShape) -> None:
@@ -52,7 +53,7 @@ def tests_shape(shape: BenchShape) -> Shape:
 
 def replace_tokenizers(ensemble: Path, vocab: int) -> None:
     """Give every store a tokenizer of `vocab` tokens, because reading one is part of a server's start."""
-    text = _tokenizer(vocab).to_str().encode()
+    text = tokenizer_of(vocab).to_str().encode()
     manifest = json.loads((ensemble / MANIFEST_NAME).read_text())
     for name in manifest["files"]:
         if name.endswith("/tokenizer.json"):
@@ -61,7 +62,7 @@ def replace_tokenizers(ensemble: Path, vocab: int) -> None:
     (ensemble / MANIFEST_NAME).write_text(json.dumps(manifest))
 
 
-def _tokenizer(vocab: int) -> Tokenizer:
+def tokenizer_of(vocab: int) -> Tokenizer:
     """Byte-level BPE: two special tokens, 256 bytes, then pairs and triples of printable ASCII, one merge each."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]

@@ -18,17 +18,20 @@ def dense_checkpoint(
     hidden: int = 64,
     intermediate: int = 96,
     layers: int = 2,
+    heads: int = 4,
+    kv_heads: int = 2,
     vocab: int = 100,
+    context: int = 256,
     tied: bool = False,
     dtype: str = "float16",
     seed: int = 0,
 ) -> Path:
-    """Write a checkpoint of 4 heads and 2 key/value heads; Qwen2 has random biases on q, k and v.
+    """Write a checkpoint; Qwen2 has random biases on q, k and v.
 
     Its tokenizer files are no tokenizer: they are there to be copied.
     """
     random = np.random.default_rng(seed)
-    head_dim = hidden // 4
+    head_dim = hidden // heads
     tensors: dict[str, NDArray[np.generic]] = {}
 
     def normal(name: str, *shape: int, scale: float) -> None:
@@ -40,7 +43,7 @@ def dense_checkpoint(
     normal("model.embed_tokens.weight", vocab, hidden, scale=1.0)
     for layer in range(layers):
         prefix = f"model.layers.{layer}"
-        outputs = {"q": hidden, "k": 2 * head_dim, "v": 2 * head_dim, "o": hidden}
+        outputs = {"q": hidden, "k": kv_heads * head_dim, "v": kv_heads * head_dim, "o": hidden}
         for name, rows in outputs.items():
             normal(f"{prefix}.self_attn.{name}_proj.weight", rows, hidden, scale=hidden**-0.5)
             if architecture == "qwen2" and name != "o":
@@ -62,10 +65,10 @@ def dense_checkpoint(
         "hidden_size": hidden,
         "intermediate_size": intermediate,
         "num_hidden_layers": layers,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
         "vocab_size": vocab,
-        "max_position_embeddings": 256,
+        "max_position_embeddings": context,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
         "tie_word_embeddings": tied,
