@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flexquant.ensemble_builder.evaluation import Windows
 
 SUITE = "quantizers"
-"""Name of the block in the Markdown file."""
+"""Name of the block in the Markdown file, unless told otherwise."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,7 +95,8 @@ def _run(options: argparse.Namespace) -> None:
     where = _conditions(options.checkpoint, config, windows, calibration, compared)
     found = (compared.unquantized, compared.pairs)
     if options.markdown is not None:
-        write_blocks(options.markdown, {SUITE: framed(SUITE, where, report.markdown(*found))})
+        block = framed(options.block, where, report.markdown(*found))
+        write_blocks(options.markdown, {options.block: block})
     if options.json:
         json.dump({"conditions": where, "rows": report.to_json(*found)}, sys.stdout, indent=1)
         sys.stdout.write("\n")
@@ -152,7 +153,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--windows", metavar="N", type=positive, help="most windows of the text (default: all)")
     parser.add_argument("--bits", default="8,5,4,3,2", metavar="LIST", help="llama.cpp's types by width (default: all)")
     parser.add_argument("--json", action="store_true", help="figures as JSON on stdout, every window's too")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="replace the block `quantizers` in this file")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="replace the block in this file")
+    parser.add_argument("--block", metavar="NAME", default=SUITE, help=f"the block's name (default: {SUITE})")
     parser.add_argument("--work", type=Path, metavar="DIR", help="folder for temporary files (default: the system's)")
     parser.add_argument(
         "--peer-python", default=sys.executable, metavar="PATH", help="interpreter with llama-cpp-python"
