@@ -177,11 +177,17 @@ def choose_device(settings: Settings, ensemble: Ensemble) -> tuple[Compute, Plac
     # Imported late: machines without a GPU have no use for it.
     from flexquant.engine.exllamav2.open import card_compute, card_is_there
 
-    on_cpu = settings.device == "cpu" or (settings.device == "auto" and settings.kernels != AUTO)
-    if settings.device == "cuda" or (not on_cpu and card_is_there()):
-        on_card = card_compute(keep_copies=settings.keep_copies)
-        log.info("computing with %s on %s", on_card.name, on_card.card.name)
-        return on_card, on_card.placement(ensemble)
+    on_card = settings.device == "cuda"
+    if settings.device == "auto" and settings.kernels == AUTO and card_is_there():
+        on_card = all(module.columns is None for module in ensemble.manifest.modules)
+        if not on_card:
+            log.warning(
+                "computing on the CPU: the ensemble is cut into column slices, and a GPU runs whole layers only"
+            )
+    if on_card:
+        card = card_compute(keep_copies=settings.keep_copies)
+        log.info("computing with %s on %s", card.name, card.card.name)
+        return card, card.placement(ensemble)
     compute = choose_compute(settings.kernels, settings.threads)
     log.info("computing with %s on %d threads", compute.name, settings.threads or usable_cores())
     return compute, HOST

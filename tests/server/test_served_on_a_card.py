@@ -1,13 +1,16 @@
 """Scheduler, answers and controller's facade over a model on a (fake) card: nothing of them knows the difference."""
 
+import logging
 import queue
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from flexquant.engine.elastic_model import ElasticModel
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import UsageError
+from flexquant.engine.placement import HOST
 from flexquant.engine.sampling import SamplingParams
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.elastic_facade import ElasticFacade
@@ -78,6 +81,19 @@ def test_a_gpu_that_is_not_there_is_an_error_and_auto_does_without(ensemble: Ens
     assert placement.available() > 0
     with pytest.raises(UsageError, match="device"):
         load_settings(["--model", "demo", "--device", "tpu"])
+
+
+def test_auto_computes_slices_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("flexquant.engine.exllamav2.open.card_is_there", lambda: True)
+    cuts = {"model.layers.0.mlp.up_proj": (32,)}
+    sliced = Ensemble.open(random_ensemble(tmp_path / "sliced", Shape(layers=1), cuts=cuts))
+    compute, placement = choose_device(load_settings(["--model", "demo", "--threads", "1"]), sliced)
+    assert placement is HOST
+    assert compute.name in caplog.text
+    assert "a GPU runs whole layers only" in caplog.text
 
 
 def test_memory_of_the_card_is_what_has_to_suffice(ensemble: Ensemble) -> None:
