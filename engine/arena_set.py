@@ -2,7 +2,8 @@
 
 A shrinking step is prepared in the spare, which was faulted in at the start, so shrinking allocates nothing. When it
 is published, the new block changes places with the head of the old arena, whose tail is unmapped. A growing step is
-prepared in new arenas, and publishing it unmaps the old ones.
+prepared in new arenas, and publishing it unmaps the old ones. Where a block is empty, as of residuals that are not
+there, there is no arena: leaving reads nothing and unmaps it whole.
 """
 
 import traceback
@@ -22,12 +23,12 @@ class Prepared:
     """A step that was read and can be published."""
 
     step: Step
-    arenas: list[Arena]
+    arenas: list[Arena | None]
     """New arenas, one per change, of a growing step; the spare, where a shrinking step waits."""
 
 
 class ArenaSet:
-    """One arena per bundle, and the spare.
+    """The arenas of a plan, and the spare.
 
     `prepare` and `discard` may run on another thread than the rest, but never at the same time as `publish`.
 
@@ -55,7 +56,7 @@ class ArenaSet:
         self._read = read
         self._registry = registry
         self._blocks = residency.blocks(position)
-        self._arenas: list[Arena] = []
+        self._arenas: list[Arena | None] = []
         self._spare: Arena | None = None
         try:
             self._load(residency.spare_bytes, progress)
@@ -64,9 +65,9 @@ class ArenaSet:
             self.release()
             raise
 
-    def resident(self, bundle: int) -> tuple[Block, Arena]:
-        """What a bundle's arena holds, and the arena. Both change when a step is published."""
-        return self._blocks[bundle], self._arenas[bundle]
+    def resident(self, arena: int) -> tuple[Block, Arena | None]:
+        """What an arena holds, and the arena, None where that is nothing. Both change when a step is published."""
+        return self._blocks[arena], self._arenas[arena]
 
     def prepare(self, step: Step) -> Prepared:
         """Read the blocks of a step. A failure leaves everything as it was.
@@ -78,12 +79,16 @@ class ArenaSet:
         prepared = Prepared(step, [])
         try:
             if step.shrinks:
-                assert self._spare is not None, "a plan with steps has a spare"
                 prepared.arenas.append(self._spare)
                 for change in step.changes:
-                    self._read(change.new, self._spare.memory()[change.spare_offset :][: change.new.length])
+                    if change.new.placed:
+                        assert self._spare is not None, "a plan whose steps read something has a spare"
+                        self._read(change.new, self._spare.memory()[change.spare_offset :][: change.new.length])
             else:
                 for change in step.changes:
+                    if not change.new.placed:
+                        prepared.arenas.append(None)
+                        continue
                     arena = Arena(change.new.length)
                     prepared.arenas.append(arena)
                     self._registry.add_loading(arena.mapped_bytes)  # before the memory is there: it takes its time
@@ -100,8 +105,9 @@ class ArenaSet:
         if prepared.step.shrinks:
             return  # it waits in the spare, which stays
         for arena in prepared.arenas:
-            self._registry.add_loading(-arena.mapped_bytes)
-            arena.release()
+            if arena is not None:
+                self._registry.add_loading(-arena.mapped_bytes)
+                arena.release()
 
     def publish(self, prepared: Prepared) -> None:
         """Put a step into use and unmap what it retires.
@@ -110,28 +116,33 @@ class ArenaSet:
             RuntimeError: A view of an arena that changes is alive; nothing has changed.
         """
         step = prepared.step
-        old = [self._arenas[change.bundle] for change in step.changes]
-        if any(arena.viewed for arena in [*old, *prepared.arenas]):
+        old = [self._arenas[change.arena] for change in step.changes]
+        if any(arena is not None and arena.viewed for arena in [*old, *prepared.arenas]):
             raise RuntimeError("a view of an arena is alive at a safe point")
-        if not step.shrinks:
-            for change, arena in zip(step.changes, prepared.arenas, strict=True):
-                self._arenas[change.bundle].release()
-                self._arenas[change.bundle] = arena
-                self._blocks[change.bundle] = change.new
-                self._registry.publish(module_bytes(change.new), loaded=arena.mapped_bytes)
-        else:
-            (spare,) = prepared.arenas
-            for change in step.changes:
-                arena = self._arenas[change.bundle]
+        for number, (change, arena) in enumerate(zip(step.changes, old, strict=True)):
+            loaded = 0
+            if not step.shrinks:
+                self._arenas[change.arena] = new = prepared.arenas[number]
+                loaded = 0 if new is None else new.mapped_bytes
+                if arena is not None:
+                    arena.release()
+            elif arena is not None and change.new.placed:
+                (spare,) = prepared.arenas
+                assert spare is not None, "it was read there"
                 arena.take(spare, change.spare_offset, change.new.length)
                 arena.trim(change.new.mapped)
-                self._blocks[change.bundle] = change.new
-                self._registry.publish(module_bytes(change.new))
+            elif arena is not None:
+                self._arenas[change.arena] = None
+                arena.release()
+            self._blocks[change.arena] = change.new
+            entries = module_bytes(change.new)
+            self._registry.publish(entries, retired=module_bytes(change.old).keys() - entries.keys(), loaded=loaded)
 
     def release(self) -> None:
         """Unmap everything; the set cannot be used again. Releasing twice is allowed."""
         for arena in self._arenas:
-            arena.release()
+            if arena is not None:
+                arena.release()
         self._arenas.clear()
         if self._spare is not None:
             self._spare.release()
@@ -143,8 +154,11 @@ class ArenaSet:
         if spare_bytes:
             self._spare = _faulted_in(spare_bytes)
         for block in self._blocks:
-            self._arenas.append(_faulted_in(block.length))
-            self._read(block, self._arenas[-1].memory()[: block.length])
+            if not block.placed:
+                self._arenas.append(None)
+                continue
+            self._arenas.append(arena := _faulted_in(block.length))
+            self._read(block, arena.memory()[: block.length])
             self._registry.publish(module_bytes(block))
             done += block.payload
             progress(done, total)

@@ -1,7 +1,7 @@
 """An ensemble folder, opened and checked: after this, loading it can only fail for lack of memory or by the disk."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -91,18 +91,22 @@ class Ensemble:
         shapes = {shape.key: shape for shape in config.linears()}
         _check_cover(path, manifest, shapes)
 
+        on = {level.name: level.on for level in manifest.levels}
+
         @cache
         def layer(level: str, key: str) -> Exl2Spec:
-            shape = shapes[key]
+            shape, below = shapes[key], on[level]
             return read_spec(
-                indexes[level], key, in_features=shape.in_features, out_features=shape.out_features, bias=shape.bias
+                indexes[level],
+                key,
+                in_features=shape.in_features,
+                out_features=shape.out_features,
+                bias=shape.bias,
+                base=None if below is None else layer(below, key),
             )
 
         specs = {
-            module.name: tuple(
-                _spec_of(path, module, number, layer(variant.level, module.linear))
-                for number, variant in enumerate(module.variants)
-            )
+            module.name: _specs_of(path, module, [layer(variant.level, module.linear) for variant in module.variants])
             for module in manifest.modules
         }
         return cls(folder, manifest, config, indexes[first], specs)
@@ -229,15 +233,19 @@ def _check_cover(path: Path, manifest: Manifest, shapes: Mapping[str, LinearShap
             )
 
 
-def _spec_of(path: Path, module: Module, number: int, layer: Exl2Spec) -> Exl2Spec:
-    """The spec of a variant, which must have the tensors and bytes that the manifest promises."""
-    variant = module.variants[number]
-    field = f"{path}: modules.{module.name}.variants.{number}"
-    names = {entry.name for entry in layer.entries.values()}
-    if names != set(variant.tensors):
-        differing = ", ".join(sorted(names ^ set(variant.tensors)))
-        raise EnsembleError(f"{field}.tensors: differ from the store's in {differing}", hint=_BUILD_AGAIN)
-    spec = layer.sliced(module.columns)
-    if spec.payload != variant.bytes:
-        raise EnsembleError(f"{field}.bytes is {variant.bytes}, the store has {spec.payload}", hint=_BUILD_AGAIN)
-    return spec
+def _specs_of(path: Path, module: Module, layers: Sequence[Exl2Spec]) -> tuple[Exl2Spec, ...]:
+    """The specs of a module's variants, which must have the tensors and bytes that the manifest promises."""
+    found: list[Exl2Spec] = []
+    below = 0  # bytes of the next variant, on which residuals lie
+    for number, (variant, layer) in reversed([*enumerate(zip(module.variants, layers, strict=True))]):
+        field = f"{path}: modules.{module.name}.variants.{number}"
+        names = {entry.name for entry in layer.entries.values()}
+        if names != set(variant.tensors):
+            differing = ", ".join(sorted(names ^ set(variant.tensors)))
+            raise EnsembleError(f"{field}.tensors: differ from the store's in {differing}", hint=_BUILD_AGAIN)
+        spec = layer.sliced(module.columns)
+        below = spec.payload + (below if spec.residual else 0)
+        if below != variant.bytes:
+            raise EnsembleError(f"{field}.bytes is {variant.bytes}, the store has {below}", hint=_BUILD_AGAIN)
+        found.append(spec)
+    return tuple(reversed(found))

@@ -4,6 +4,8 @@ Pure data. Opening the stores it names is `ensemble.py`'s work.
 """
 
 import json
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -35,6 +37,8 @@ class Level(Record):
     """Measured: payload bits of all quantized modules over their weights, scales and permutations included."""
     store: str
     """Folder relative to the ensemble, such as "levels/8.0"."""
+    on: str | None = None
+    """The level that this one's weights are added to: its store holds residuals only. None for a store of its own."""
 
 
 class Variant(Record):
@@ -44,7 +48,7 @@ class Variant(Record):
     tensors: list[str]
     """Names of the layer's safetensors tensors in the level's store."""
     bytes: Bytes
-    """Payload: the sum of the tensors' sizes, or of those of the slice."""
+    """Payload: the sum of the tensors' sizes, or of those of the slice, and of what they are added to."""
 
 
 class Module(Record):
@@ -200,9 +204,31 @@ class Manifest(Record):
             for variant in module.variants:
                 if variant.level not in levels:
                     raise ValueError(f"module {module.name}: unknown level {variant.level!r}")
+        _check_nesting(self.levels, self.modules)
         for name, sequence in self.sequences.items():
             _check_sequence(name, sequence, modules, self.fixed_bytes)
         return self
+
+
+def _check_nesting(levels: Sequence[Level], modules: Sequence[Module]) -> None:
+    """Raise ValueError unless residuals lie on the next level, which every module has that has them.
+
+    Levels of residuals come before those that stand alone, so that a step down never needs what was not there.
+    """
+    names = [level.name for level in levels]
+    for level, next_name in zip(levels, [*names[1:], None], strict=True):
+        if level.on is not None and level.on != next_name:
+            raise ValueError(f"level {level.name}: on is {level.on!r}, which is not the next level")
+    for level, lower in pairwise(levels):
+        if level.on is None and lower.on is not None:
+            raise ValueError(f"level {lower.name}: on is {lower.on!r}, but the level above it stands alone")
+    on = {level.name: level.on for level in levels}
+    for module in modules:
+        below = [variant.level for variant in module.variants[1:]]
+        for variant, found in zip(module.variants, [*below, None], strict=True):
+            wanted = on[variant.level]
+            if wanted is not None and found != wanted:
+                raise ValueError(f"module {module.name}: level {variant.level} needs level {wanted} below it")
 
 
 def _check_sequence(name: str, sequence: TransitionSequence, modules: dict[str, Module], fixed: int) -> None:

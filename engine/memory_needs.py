@@ -74,7 +74,7 @@ def plan_residency(ensemble: Ensemble, compute: Compute, sequence: str | None = 
         EnsembleError: There is no such sequence, or one of its transitions cannot shrink in place.
     """
     sizes = {
-        module: [VariantSize(spec.payload, compute.size_bytes(spec)) for spec in specs]
+        module: [VariantSize(spec.payload, compute.size_bytes(spec), spec.residual) for spec in specs]
         for module, specs in ensemble.specs.items()
     }
     return Residency(ensemble.sequence(sequence), sizes)

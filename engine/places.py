@@ -1,11 +1,23 @@
 """Where the modules of a running model are: their specs, and the arenas they lie in at this moment."""
 
+from typing import NamedTuple
+
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.exl2.spec import Exl2Spec
 from flexquant.engine.manifest import modules_by_linear
 from flexquant.engine.memory.arena import Arena
 from flexquant.engine.residency import Residency
 from flexquant.engine.swap import Swapper
+
+
+class Lying(NamedTuple):
+    """A variant of a module, or the residuals of one, in an arena."""
+
+    variant: int
+    spec: Exl2Spec
+    arena: Arena
+    offset: int
+    """In bytes."""
 
 
 class Places:
@@ -20,12 +32,12 @@ class Places:
     def __init__(self, ensemble: Ensemble, residency: Residency, swapper: Swapper) -> None:
         self._specs = ensemble.specs
         self._swapper = swapper
-        # A module keeps its bundle and its place among the bundle's modules at every position.
-        self._places = {
-            place.module: (bundle, number)
-            for bundle, block in enumerate(residency.blocks(0))
-            for number, place in enumerate(block.placed)
-        }
+        # A module stays in the same arenas, or is not there: what stands alone in the first, its residuals in others.
+        arenas: dict[str, list[tuple[int, int]]] = {}
+        for arena, block in enumerate(residency.blocks(0)):
+            for place in block.placed:
+                arenas.setdefault(place.module, []).append((place.variant, arena))
+        self._arenas = {module: [arena for _, arena in sorted(found, reverse=True)] for module, found in arenas.items()}
         self.modules = {
             key: [module.name for module in modules] for key, modules in modules_by_linear(ensemble.manifest).items()
         }
@@ -36,9 +48,15 @@ class Places:
         """Changes whenever a module may lie elsewhere."""
         return self._swapper.published
 
-    def find(self, module: str) -> tuple[int, Exl2Spec, Arena, int]:
-        """Variant of a module that is resident, its spec, its arena and its offset in bytes there."""
-        bundle, number = self._places[module]
-        block, arena = self._swapper.resident(bundle)
-        place = block.placed[number]
-        return place.variant, self._specs[module][place.variant], arena, place.offset
+    def find(self, module: str) -> list[Lying]:
+        """Where a module is: first what stands alone, then the residuals that are there, from coarse to fine.
+
+        The last one's variant is the module's.
+        """
+        found = []
+        for number in self._arenas[module]:
+            block, arena = self._swapper.resident(number)
+            place = block.by_module.get(module)
+            if place is not None and arena is not None:
+                found.append(Lying(place.variant, self._specs[module][place.variant], arena, place.offset))
+        return found

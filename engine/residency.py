@@ -2,12 +2,17 @@
 
 Modules that move in the same transitions of a sequence form a *bundle*: they share one arena at every position, so a
 transition frees whole arenas. With two levels a bundle is exactly the modules of one transition; with more levels it
-is finer where transitions overlap only in part. A bundle passes through its *stages*, one more than it has
-transitions; a *block* is what its arena holds at one stage.
+is finer where transitions overlap only in part. A *block* is what an arena holds at one stage; a transition takes an
+arena from one stage to the next.
+
+Where levels are nested, a variant consists of residuals and of what they are added to. Then a bundle has an arena for
+each: the residuals' one is there or empty, and the other does not change when they go.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 from flexquant.engine.errors import EnsembleError
 from flexquant.engine.manifest import TransitionSequence
@@ -23,23 +28,35 @@ class VariantSize:
     """Bytes of its tensors."""
     span: int
     """Bytes it takes in an arena, alignment included."""
+    residual: bool = False
+    """Whether it is added to the next variant, which then has to be there, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A module's variant inside a block."""
+    """A module's variant inside a block, or the residuals of one."""
 
     module: str
     variant: int
     offset: int
     size: VariantSize
 
+    @property
+    def name(self) -> str:
+        """In the books: the module's, or that of its residuals."""
+        return f"{self.module}+{self.variant}" if self.size.residual else self.module
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Block:
-    """The contents of one arena: the variants of a bundle's modules, one after the other."""
+    """The contents of one arena: the variants of a bundle's modules, one after the other. Empty: there is no arena."""
 
     placed: tuple[Placed, ...]
+
+    @cached_property
+    def by_module(self) -> Mapping[str, Placed]:
+        """Where each module is."""
+        return {place.module: place for place in self.placed}
 
     @property
     def payload(self) -> int:
@@ -49,8 +66,7 @@ class Block:
     @property
     def length(self) -> int:
         """Bytes from the first to the last module."""
-        last = self.placed[-1]
-        return last.offset + last.size.span
+        return self.placed[-1].offset + self.placed[-1].size.span if self.placed else 0
 
     @property
     def mapped(self) -> int:
@@ -60,9 +76,9 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One bundle's arena changes its block."""
+    """An arena changes its block."""
 
-    bundle: int
+    arena: int
     old: Block
     new: Block
     spare_offset: int
@@ -105,32 +121,29 @@ class Residency:
         for module, moved in moves.items():
             bundles.setdefault(tuple(position for position, _ in moved), []).append(module)
 
-        self._thresholds = list(bundles)
+        self._thresholds: list[tuple[int, ...]] = []  # by arena: the positions at which its block changes
         self._stages: list[list[Block]] = []
-        # By transition: the bundles that it takes from which stage to the next.
+        # By transition: the arenas that it takes from which stage to the next.
         self._passing: list[list[tuple[int, int]]] = [[] for _ in transitions]
-        for bundle, (thresholds, modules) in enumerate(bundles.items()):
-            variants = [[0, *(variant for _, variant in moves[module])] for module in modules]
-            stages = [
-                _block(modules, [of_module[stage] for of_module in variants], sizes)
-                for stage in range(len(thresholds) + 1)
-            ]
-            for stage, position in enumerate(thresholds):
-                old, new = stages[stage], stages[stage + 1]
-                self._passing[position - 1].append((bundle, stage))
-                if new.mapped > old.mapped:
-                    raise EnsembleError(
-                        f"transition {position} makes {', '.join(modules)} larger: "
-                        f"from {old.length} to {new.length} bytes",
-                        hint="Build the ensemble again with a lower level that is smaller in every module.",
-                    )
-            self._stages.append(stages)
+        for positions, modules in bundles.items():
+            for thresholds, stages in _arenas_of(modules, positions, moves, sizes):
+                for stage, position in enumerate(thresholds):
+                    old, new = stages[stage], stages[stage + 1]
+                    self._passing[position - 1].append((len(self._stages), stage))
+                    if new.mapped > old.mapped:
+                        raise EnsembleError(
+                            f"transition {position} makes {', '.join(modules)} larger: "
+                            f"from {old.length} to {new.length} bytes",
+                            hint="Build the ensemble again with a lower level that is smaller in every module.",
+                        )
+                self._thresholds.append(thresholds)
+                self._stages.append(stages)
         self._mapped = self._totals(lambda block: block.mapped)
         self._payload = self._totals(lambda block: block.payload)
         self.spare_bytes = max((self._spare_needed(position) for position in range(self.max_position)), default=0)
 
     def blocks(self, position: int) -> list[Block]:
-        """The block of every bundle at `position`."""
+        """What every arena holds at `position`."""
         self._check(position)
         return [
             stages[_stage(thresholds, position)]
@@ -145,11 +158,11 @@ class Residency:
             raise ValueError(f"positions {start} and {end} are no neighbours")
         changes: list[Change] = []
         spare_offset = 0
-        for bundle, stage in self._passing[min(start, end)]:
-            old, new = self._stages[bundle][stage], self._stages[bundle][stage + 1]
+        for arena, stage in self._passing[min(start, end)]:
+            old, new = self._stages[arena][stage], self._stages[arena][stage + 1]
             if end < start:
                 old, new = new, old
-            changes.append(Change(bundle, old, new, spare_offset))
+            changes.append(Change(arena, old, new, spare_offset))
             spare_offset += new.mapped
         return Step(start, end, tuple(changes))
 
@@ -167,7 +180,7 @@ class Residency:
         """A size of all arenas together at every position; step by step, as there may be thousands of both."""
         totals = [sum(size(stages[0]) for stages in self._stages)]
         for passing in self._passing:
-            changes = [(self._stages[bundle][stage], self._stages[bundle][stage + 1]) for bundle, stage in passing]
+            changes = [(self._stages[arena][stage], self._stages[arena][stage + 1]) for arena, stage in passing]
             totals.append(totals[-1] + sum(size(new) - size(old) for old, new in changes))
         return totals
 
@@ -181,16 +194,53 @@ class Residency:
 
 def module_bytes(block: Block) -> Mapping[str, ModuleBytes]:
     """The registry's entries of a resident block; the rest of the last page belongs to the last module."""
-    entries = {place.module: ModuleBytes(place.size.payload, place.size.span) for place in block.placed}
-    last = block.placed[-1]
-    entries[last.module] = ModuleBytes(last.size.payload, block.mapped - last.offset)
+    entries = {place.name: ModuleBytes(place.size.payload, place.size.span) for place in block.placed}
+    for last in block.placed[-1:]:
+        entries[last.name] = ModuleBytes(last.size.payload, block.mapped - last.offset)
     return entries
 
 
-def _block(modules: Sequence[str], variants: Sequence[int], sizes: Mapping[str, Sequence[VariantSize]]) -> Block:
+_Moves = Mapping[str, Sequence[tuple[int, int]]]
+"""By module: the positions at which it changes, and to which variant."""
+
+
+def _arenas_of(
+    modules: Sequence[str], positions: tuple[int, ...], moves: _Moves, sizes: Mapping[str, Sequence[VariantSize]]
+) -> Iterator[tuple[tuple[int, ...], list[Block]]]:
+    """The arenas of a bundle: the positions at which each changes, and its blocks before and after these."""
+    by_residuals: dict[int, list[str]] = {}
+    for module in modules:
+        by_residuals.setdefault(sum(size.residual for size in sizes[module]), []).append(module)
+    for residuals, alike in by_residuals.items():
+        variants = {module: [0, *(variant for _, variant in moves[module])] for module in alike}
+        # Residuals come first among a module's variants, so what is no residual is resident from the start.
+        yield _merged(
+            positions,
+            [
+                _block({module: max(variants[module][stage], residuals) for module in alike}, sizes)
+                for stage in range(len(positions) + 1)
+            ],
+        )
+        for number in range(residuals):
+            yield _merged(
+                positions,
+                [
+                    _block({module: number for module in alike if variants[module][stage] <= number}, sizes)
+                    for stage in range(len(positions) + 1)
+                ],
+            )
+
+
+def _merged(positions: tuple[int, ...], stages: Sequence[Block]) -> tuple[tuple[int, ...], list[Block]]:
+    """Leave out the positions at which nothing changes."""
+    changing = [at for at, (old, new) in enumerate(pairwise(stages)) if old != new]
+    return tuple(positions[at] for at in changing), [stages[0], *(stages[at + 1] for at in changing)]
+
+
+def _block(variants: Mapping[str, int], sizes: Mapping[str, Sequence[VariantSize]]) -> Block:
     placed: list[Placed] = []
     offset = 0
-    for module, variant in zip(modules, variants, strict=True):
+    for module, variant in variants.items():
         size = sizes[module][variant]
         placed.append(Placed(module, variant, offset, size))
         offset += size.span
@@ -198,5 +248,5 @@ def _block(modules: Sequence[str], variants: Sequence[int], sizes: Mapping[str, 
 
 
 def _stage(thresholds: Sequence[int], position: int) -> int:
-    """How many of a bundle's transitions lie behind at `position`."""
+    """How often an arena has changed on the way to `position`."""
     return sum(threshold <= position for threshold in thresholds)

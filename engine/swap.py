@@ -39,8 +39,8 @@ class Arenas(Protocol[Prepared]):
     `prepare` runs on the loader thread, and `discard` there or under the swapper's lock; the rest on the engine thread.
     """
 
-    def resident(self, bundle: int) -> tuple[Block, Any]:
-        """What a bundle's memory holds, and the memory."""
+    def resident(self, arena: int) -> tuple[Block, Any]:
+        """What an arena of the plan holds, and its memory."""
         ...
 
     def prepare(self, step: Step) -> Prepared:
@@ -127,9 +127,11 @@ class Swapper:
         """Steps published so far; what `resident` answers changes with it. Engine thread only."""
         return self._published
 
-    def resident(self, bundle: int) -> tuple[Block, Arena]:
-        """What a bundle's arena holds, and the arena. Engine thread only; both change at safe points."""
-        return self._arenas.resident(bundle)
+    def resident(self, arena: int) -> tuple[Block, Arena | None]:
+        """What an arena holds, and the arena, None where that is nothing. Engine thread only; both change at safe
+        points.
+        """
+        return self._arenas.resident(arena)
 
     def move_to(self, position: int, *, budget_s: float | None = None) -> Future[int]:
         """Order a move; any thread. A later order supersedes this one.

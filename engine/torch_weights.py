@@ -41,14 +41,17 @@ class TorchWeights:
 
     def linear(self, key: str, x: Tensor) -> Tensor:
         """See `Weights`."""
-        return linear([self._matrix(module)[1] for module in self._places.modules[key]], x)
+        return linear([self._matrices(module)[1] for module in self._places.modules[key]], x)
 
     def reconstruct(self, module: str) -> tuple[int, Tensor]:
         """Variant of a module as it is now, and its weights: fp16 [in_features, padded outputs] in packed row order."""
-        variant, matrix = self._matrix(module)
-        return variant, dequantize(matrix)
+        variant, (matrix, *residuals) = self._matrices(module)
+        weights = dequantize(matrix)
+        for residual in residuals:
+            weights = (weights.float() + dequantize(residual)).half()
+        return variant, weights
 
-    def _matrix(self, module: str) -> tuple[int, Exl2Matrix]:
-        """Variant and views of a module; the views must die before the next safe point."""
-        variant, spec, arena, offset = self._places.find(module)
-        return variant, matrix_from(spec, arena_tensor(arena), offset)
+    def _matrices(self, module: str) -> tuple[int, list[Exl2Matrix]]:
+        """Variant and views of a module, its residuals last; the views must die before the next safe point."""
+        found = self._places.find(module)
+        return found[-1].variant, [matrix_from(lying.spec, arena_tensor(lying.arena), lying.offset) for lying in found]

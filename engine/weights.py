@@ -117,27 +117,40 @@ class Exl2Weights(DenseWeights):
         index: The store's tensors.
         config: Its configuration.
         absent: Keys of linear layers that the store does not have; they cannot be used.
+        below: What the store's weights are added to, if it holds residuals.
 
     Raises:
         CheckpointError: A tensor is missing, has another shape or type than the configuration says, or breaks a rule
             of the format.
     """
 
-    def __init__(self, index: TensorIndex, config: ModelConfig, absent: Collection[str] = ()) -> None:
-        self._specs: dict[str, Exl2Spec] = {}
+    def __init__(
+        self,
+        index: TensorIndex,
+        config: ModelConfig,
+        absent: Collection[str] = (),
+        below: "Exl2Weights | None" = None,
+    ) -> None:
+        self.specs: dict[str, Exl2Spec] = {}
+        """Of the layers that the store holds quantized, by key."""
         self._absent = absent
+        self._below = below
         super().__init__(index, config)
 
     def weight(self, key: str) -> Tensor:
         """Return a linear layer's matrix: f32 [out_features, in_features], inputs in the model's order."""
         if key in self._absent:
             raise KeyError(key)
-        if key not in self._specs:
+        if key not in self.specs:
             return super().weight(key)
         kept = self._kept.get(key)
         if kept is None:
-            kept = self._kept[key] = self._dequantized(self._specs[key])
+            kept = self._kept[key] = self._dequantized(self.specs[key])
         return kept
+
+    def bias(self, key: str) -> Tensor | None:
+        """See `DenseWeights`; residuals have none of their own."""
+        return super().bias(key) if self._below is None else self._below.bias(key)
 
     def _check_linear(self, shape: LinearShape) -> None:
         if shape.key in self._absent:
@@ -145,18 +158,25 @@ class Exl2Weights(DenseWeights):
         if not is_quantized(self._index, shape.key):
             super()._check_linear(shape)
             return
-        self._specs[shape.key] = read_spec(
+        self.specs[shape.key] = read_spec(
             self._index,
             shape.key,
             in_features=shape.in_features,
             out_features=shape.out_features,
             bias=shape.bias,
+            base=None if self._below is None else self._below.specs[shape.key],
         )
 
     def _dequantized(self, spec: Exl2Spec) -> Tensor:
-        matrix = _read_matrix(spec)
-        packed_rows = dequantize(matrix)[:, : spec.out_features]
-        return packed_rows[matrix.q_invperm.long()].T.float()
+        packed_rows = dequantize(_read_matrix(spec))[:, : spec.out_features]
+        weights = packed_rows[self.inverse_permutation(spec.key)].T.float()
+        return weights if self._below is None else weights.add_(self._below.weight(spec.key))
+
+    def inverse_permutation(self, key: str) -> Tensor:
+        """Packed row of every input of a quantized layer: int64 [in_features]."""
+        if self._below is not None:
+            return self._below.inverse_permutation(key)
+        return read_tensor(self._index, f"{key}.q_invperm").long()
 
 
 def _read_matrix(spec: Exl2Spec) -> Exl2Matrix:

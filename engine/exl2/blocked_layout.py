@@ -4,7 +4,7 @@
             [blocks][words of the run][16]
     scales  [blocks][groups][8 bytes]    16 four-bit indices, see native/cpp/scales.h
     tables  fp16 [groups][16]            the scales that a group can have
-    perm    int32 [in_features]          packed row r is input perm[r]
+    perm    int32 [in_features]          packed row r is input perm[r]; not of residuals
     bias    fp16 [out_features]          where the layer has one
 
 A block is 16 columns; a run is consecutive groups of one width and length, at most 64 units of 32 rows. Codes and
@@ -74,7 +74,7 @@ class BlockedLayout:
     @property
     def bias(self) -> int:
         """Where the bias begins, or would."""
-        return self.perm + _aligned(self.spec.in_features * 4)
+        return self.perm + (0 if self.spec.residual else _aligned(self.spec.in_features * 4))
 
     @property
     def size_bytes(self) -> int:
@@ -120,7 +120,7 @@ class BlockedLayout:
         matrix.codes = address
         matrix.scales = address + self.scales
         matrix.tables = address + self.tables
-        matrix.perm = address + self.perm
+        matrix.perm = None if self.spec.residual else address + self.perm
         matrix.bias = address + self.bias if "bias" in self.spec.entries else None
 
 
@@ -167,9 +167,10 @@ def repack(library: ctypes.CDLL, layout: BlockedLayout, fetch: Fetch, address: i
         library.fq_repack_scales(source, first, count, layout.groups, columns, address + layout.scales)
     largest = fetch("q_scale_max", 0, 2 * layout.groups)
     library.fq_scale_tables(largest, layout.groups, 1.0, address + layout.tables)
-    inverse = fetch("q_invperm", 0, 4 * spec.in_features)
-    if library.fq_invert_permutation(inverse, spec.in_features, address + layout.perm) != 0:
-        raise ValueError("q_invperm is no permutation")
+    if not spec.residual:
+        inverse = fetch("q_invperm", 0, 4 * spec.in_features)
+        if library.fq_invert_permutation(inverse, spec.in_features, address + layout.perm) != 0:
+            raise ValueError("q_invperm is no permutation")
     bias = spec.entries.get("bias")
     if bias is not None:
         ctypes.memmove(address + layout.bias, fetch("bias", 0, bias.nbytes), bias.nbytes)

@@ -29,14 +29,14 @@ _TILE_MULTIPLE: Final = 32
 class Exl2Matrix:
     """Views of the tensors of a layer, or of a slice of its columns: K inputs, Np padded and N real outputs, G groups.
 
-    q_weight int32 [words, Np], q_scale int32 [G, Np / 8], q_scale_max fp16 [G], q_invperm int32 [K],
-    bias fp16 [N or more] or None.
+    q_weight int32 [words, Np], q_scale int32 [G, Np / 8], q_scale_max fp16 [G], q_invperm int32 [K] (None of
+    residuals, which are added to a matrix with the same inputs), bias fp16 [N or more] or None.
     """
 
     q_weight: Tensor
     q_scale: Tensor
     q_scale_max: Tensor
-    q_invperm: Tensor
+    q_invperm: Tensor | None
     bias: Tensor | None
     runs: tuple[Run, ...]
     out_features: int
@@ -44,7 +44,7 @@ class Exl2Matrix:
     @property
     def in_features(self) -> int:
         """K."""
-        return self.q_invperm.shape[0]
+        return sum(run.rows for run in self.runs)
 
 
 def unpack_codes(matrix: Exl2Matrix, columns: slice = slice(None)) -> Tensor:
@@ -74,40 +74,47 @@ def dequantize(matrix: Exl2Matrix, prescale: float = 1.0, columns: slice = slice
     return weights
 
 
-def linear(parts: Sequence[Exl2Matrix], x: Tensor, prescale: float = 1.0) -> Tensor:
+def linear(parts: Sequence[Sequence[Exl2Matrix]], x: Tensor, prescale: float = 1.0) -> Tensor:
     """x · W (+ bias): fp32 [rows, K] → fp32 [rows, N].
 
     Goes through the matrix tile by tile: beside a copy of `x` and the result it takes `scratch_bytes(K)`.
 
     Args:
-        parts: The layer, or its slices in the order of their columns.
+        parts: The layer, or its slices in the order of their columns: each a matrix, and the residuals that are added
+            to it.
         x: Inputs in the model's order.
         prescale: As for `dequantize`.
     """
-    starts = [0, *accumulate(part.q_weight.shape[1] for part in parts)]
+    starts = [0, *accumulate(part[0].q_weight.shape[1] for part in parts)]
     result = torch.empty((x.shape[0], starts[-1]), dtype=torch.float32)
     waiting = list(zip(parts, starts, strict=False))
     while waiting:  # inputs are gathered once for all parts that take them in the same order
-        order = waiting[0][0].q_invperm
+        order = waiting[0][0][0].q_invperm
+        assert order is not None, "the first of a part is no residual"
         gathered = torch.empty_like(x).index_copy_(1, order.long(), x)  # = x[:, q_perm]
         others = []
         for part, start in waiting:
-            if part.q_invperm is not order and not torch.equal(part.q_invperm, order):
+            own = part[0].q_invperm
+            if own is not order and (own is None or not torch.equal(own, order)):
                 others.append((part, start))
             else:
-                _multiply(part, prescale, gathered, result[:, start : start + part.q_weight.shape[1]])
+                _multiply(part, prescale, gathered, result[:, start : start + part[0].q_weight.shape[1]])
         del gathered  # before the next copy is made
         waiting = others
-    return result[:, : sum(part.out_features for part in parts)]
+    return result[:, : sum(part[0].out_features for part in parts)]
 
 
-def _multiply(matrix: Exl2Matrix, prescale: float, gathered: Tensor, result: Tensor) -> None:
+def _multiply(part: Sequence[Exl2Matrix], prescale: float, gathered: Tensor, result: Tensor) -> None:
     """Fill `result`, fp32 [rows, Np], with inputs in packed order, fp32 [rows, K], times a matrix, plus its bias."""
+    matrix, *residuals = part
     for first, last in _tiles(matrix.in_features, 0, result.shape[1]):
         tile = _Tile(matrix.in_features, last - first)
+        target = result[:, first:last]
         _reconstruct(matrix, prescale, first, last, tile)
-        weights = tile.products.copy_(tile.weights)
-        torch.mm(gathered, weights, out=result[:, first:last])
+        torch.mm(gathered, tile.products.copy_(tile.weights), out=target)
+        for residual in residuals:
+            _reconstruct(residual, prescale, first, last, tile)
+            target.addmm_(gathered, tile.products.copy_(tile.weights))
     if matrix.bias is not None:
         result[:, : matrix.out_features].add_(matrix.bias[: matrix.out_features])
 

@@ -39,7 +39,7 @@ def matrix_from(spec: Exl2Spec, base: Tensor, offset: int) -> Exl2Matrix:
         q_weight=views["q_weight"],
         q_scale=views["q_scale"],
         q_scale_max=views["q_scale_max"],
-        q_invperm=views["q_invperm"],
+        q_invperm=views.get("q_invperm"),
         bias=views.get("bias"),
         runs=spec.runs,
         out_features=spec.out_features,

@@ -32,7 +32,8 @@ _DTYPES: Final = {
 class Exl2Spec:
     """A linear layer, or a slice of its columns, as an EXL2 store holds it.
 
-    `entries` are its tensors in the order of an arena; `runs` its row groups.
+    `entries` are its tensors in the order of an arena; `runs` its row groups. Of residuals, which are added to another
+    spec's weights, there is neither a permutation nor a bias: they are the other's.
     """
 
     key: str
@@ -48,6 +49,11 @@ class Exl2Spec:
     def payload(self) -> int:
         """Bytes of all its tensors."""
         return sum(entry.nbytes for entry in self.entries.values())
+
+    @property
+    def residual(self) -> bool:
+        """Whether its weights are to be added to those of another spec."""
+        return "q_invperm" not in self.entries
 
     @property
     def whole(self) -> bool:
@@ -98,7 +104,9 @@ def is_quantized(index: TensorIndex, key: str) -> bool:
     return f"{key}.q_weight" in index
 
 
-def read_spec(index: TensorIndex, key: str, *, in_features: int, out_features: int, bias: bool) -> Exl2Spec:
+def read_spec(
+    index: TensorIndex, key: str, *, in_features: int, out_features: int, bias: bool, base: Exl2Spec | None = None
+) -> Exl2Spec:
     """Find and check the tensors of the layer `key`.
 
     Reads its group table and its permutation (a few KB); the weights stay on disk.
@@ -109,11 +117,16 @@ def read_spec(index: TensorIndex, key: str, *, in_features: int, out_features: i
         in_features: K, as the model's config has it.
         out_features: N before padding, as the model's config has it.
         bias: Whether the layer has a bias.
+        base: For residuals: what they are added to. Permutation and bias are those of `base`, and so are the rows of
+            the groups, because both are multiplied with the same rounded inputs.
 
     Raises:
         CheckpointError: A tensor is missing, or breaks a rule of the format; the message names it.
     """
+    bias = bias and base is None
     suffixes = [suffix for suffix in _DTYPES if suffix != "bias" or bias]
+    if base is not None:
+        suffixes.remove("q_invperm")
     entries = {suffix: index[f"{key}.{suffix}"] for suffix in suffixes}
     for suffix, entry in entries.items():
         if entry.dtype != _DTYPES[suffix]:
@@ -127,8 +140,9 @@ def read_spec(index: TensorIndex, key: str, *, in_features: int, out_features: i
         "q_weight": (words, padded),
         "q_scale": (groups, padded // 8),
         "q_groups": (2 * groups,),
-        "q_invperm": (in_features,),
     }
+    if base is None:
+        expected["q_invperm"] = (in_features,)
     if bias:
         # exllamav2 pads the bias like the columns; other writers do not.
         expected["bias"] = (padded,) if entries["bias"].shape == (padded,) else (out_features,)
@@ -144,11 +158,19 @@ def read_spec(index: TensorIndex, key: str, *, in_features: int, out_features: i
         found = runs(table, in_features, words)
     except ValueError as error:
         raise _error(entries["q_groups"], str(error)) from error
+    if base is not None:
+        if _group_rows(found) != _group_rows(base.runs):
+            raise _error(entries["q_groups"], "its groups have other rows than those of the layer that it is added to")
+        return Exl2Spec(key, in_features, out_features, columns, found, entries, base.order)
     inverse = index.content(f"{key}.q_invperm").view(np.int32)
     if not np.array_equal(np.sort(inverse), np.arange(in_features, dtype=np.int32)):
         raise _error(entries["q_invperm"], "is not a permutation of the layer's inputs")
     order = hashlib.blake2b(inverse.tobytes(), digest_size=16).digest()
     return Exl2Spec(key, in_features, out_features, columns, found, entries, order)
+
+
+def _group_rows(found: tuple[Run, ...]) -> list[int]:
+    return [run.rows_per_group for run in found for _ in range(run.groups)]
 
 
 def _error(entry: TensorEntry, what: str) -> CheckpointError:

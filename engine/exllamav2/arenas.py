@@ -119,9 +119,9 @@ class CardArenas:
             new |= self._placed(change.new, memory)
         self._handles.exchange(new)
         for change, memory in zip(changes, prepared.memories, strict=True):
-            self._memories[change.bundle].release()
-            self._memories[change.bundle] = memory
-            self._blocks[change.bundle] = change.new
+            self._memories[change.arena].release()
+            self._memories[change.arena] = memory
+            self._blocks[change.arena] = change.new
             self._registry.publish(module_bytes(change.new), loaded=change.new.mapped)
 
     def release(self) -> None:

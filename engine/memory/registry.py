@@ -1,7 +1,7 @@
 """The books: exact bytes of everything the engine holds, kept as it is mapped and unmapped."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 
@@ -66,9 +66,14 @@ class MemoryRegistry:
         self._fixed = fixed
         self._embedding = embedding
 
-    def publish(self, modules: Mapping[str, ModuleBytes], *, loaded: int = 0) -> None:
-        """Replace the entries of these modules; `loaded` bytes that were being filled are theirs from now on."""
+    def publish(self, modules: Mapping[str, ModuleBytes], *, retired: Collection[str] = (), loaded: int = 0) -> None:
+        """Replace the entries of these modules; `loaded` bytes that were being filled are theirs from now on.
+
+        The entries of the `retired` ones go.
+        """
         with self._lock:
+            for name in retired:
+                del self._modules[name]
             self._modules.update(modules)
             self._loading -= loaded
 

@@ -98,12 +98,17 @@ class NativeDecoder:
 
     def reconstruct(self, module: str) -> tuple[int, npt.NDArray[np.float16]]:
         """See `ElasticDecoder`."""
-        variant, matrix, layout = self._linears.matrix(module)
-        weights = np.empty((layout.spec.in_features, layout.spec.padded_out), np.float16)
-        self._library.fq_dequantize(
-            ctypes.byref(matrix), 0, layout.spec.padded_out // LANES, _HALF_TILE, weights.ctypes.data, weights.shape[1]
-        )
-        return variant, weights
+        found = self._linears.matrices(module)
+        total = None
+        for _, matrix, layout in found:
+            columns = layout.spec.padded_out
+            weights = np.empty((layout.spec.in_features, columns), np.float16)
+            self._library.fq_dequantize(
+                ctypes.byref(matrix), 0, columns // LANES, _HALF_TILE, weights.ctypes.data, columns
+            )
+            total = weights if total is None else (total.astype(np.float32) + weights).astype(np.float16)
+        assert total is not None, "a module is somewhere"
+        return found[-1][0], total
 
     def _run(self, pieces: Sequence[_Piece], shape: structs.Shape, safe_point: Callable[[], None]) -> Floats:
         """Run all layers over the pieces; returns hidden states f32 [rows, hidden]."""

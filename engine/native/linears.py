@@ -32,41 +32,56 @@ class Linears:
                     runs[spec.runs] = layout.runs()
                 self._layouts[module, variant] = layout, runs[spec.runs]
         self._parts = {key: (structs.Part * len(modules))() for key, modules in places.modules.items()}
-        self._known: dict[str, tuple[int, int]] = {}  # by module: the variant and the address that its part has
+        most = max((len(specs) for specs in ensemble.specs.values()), default=0)
+        self._residuals = {module: (structs.Matrix * most)() for module in ensemble.specs}
+        self._known: dict[str, tuple[tuple[int, int], ...]] = {}  # by module: variants and addresses of its matrices
 
     def together(self, keys: Sequence[str]) -> list[structs.Linear]:
         """Layers that take the same inputs: each rounded form of these is made once for all parts that need it."""
         forms: dict[object, int] = {}
         return [self._linear(key, forms) for key in keys]
 
-    def matrix(self, module: str) -> tuple[int, structs.Matrix, BlockedLayout]:
-        """Variant of a module, and its matrix."""
-        variant, address = self._find(module)
-        layout, runs = self._layouts[module, variant]
-        matrix = layout.matrix(runs)
-        layout.place(matrix, address)
-        return variant, matrix, layout
+    def matrices(self, module: str) -> list[tuple[int, structs.Matrix, BlockedLayout]]:
+        """The matrix of a module, and those of its residuals from coarse to fine, with their variants."""
+        found = []
+        for variant, address in self._find(module):
+            layout, runs = self._layouts[module, variant]
+            matrix = layout.matrix(runs)
+            layout.place(matrix, address)
+            found.append((variant, matrix, layout))
+        return found
 
     def _linear(self, key: str, forms: dict[object, int]) -> structs.Linear:
         parts = self._parts[key]
         blocks = out_features = words = 0
         for part, module in zip(parts, self._places.modules[key], strict=True):
             found = self._find(module)
-            layout, _ = self._layouts[module, found[0]]
+            layouts = [self._layouts[module, variant][0] for variant, _ in found]
+            layout = layouts[0]
             if self._known.get(module) != found:
-                part.matrix = self.matrix(module)[1]
+                part.matrix = self._chained(module)
                 self._known[module] = found
             part.first_block = blocks
             part.inputs = forms.setdefault(layout.rounding, len(forms))
             blocks += layout.blocks
             out_features += layout.spec.out_features
-            words = max(words, layout.words)
+            words = max(words, sum(each.words for each in layouts))
         return structs.Linear(ctypes.addressof(parts), len(parts), blocks, out_features, words)
 
-    def _find(self, module: str) -> tuple[int, int]:
-        """Variant and address of a module."""
-        variant, _, arena, offset = self._places.find(module)
-        return variant, arena.address + offset
+    def _chained(self, module: str) -> structs.Matrix:
+        """A module's matrix, which leads to its residuals."""
+        (_, first, _), *others = self.matrices(module)
+        memory = self._residuals[module]
+        last = first
+        for number, (_, matrix, _) in enumerate(others):
+            memory[number] = matrix
+            last.residual = ctypes.addressof(memory[number])
+            last = memory[number]
+        return first
+
+    def _find(self, module: str) -> tuple[tuple[int, int], ...]:
+        """Variants and addresses of a module's matrices."""
+        return tuple((lying.variant, lying.arena.address + lying.offset) for lying in self._places.find(module))
 
 
 def keys_of_layer(config: ModelConfig, layer: int) -> tuple[tuple[str, ...], ...]:
@@ -82,7 +97,7 @@ def most_rounded_bytes(ensemble: Ensemble, rows: int) -> int:
     for keys in [*(keys for layer in range(config.layers) for keys in keys_of_layer(config, layer)), (HEAD,)]:
         names = [module.name for key in keys for module in modules[key]]
         layouts = [BlockedLayout(spec) for name in names for spec in ensemble.specs[name]]
-        forms = {layout.rounding: layout.units for layout in layouts}
+        forms = {layout.rounding: layout.units for layout in layouts}  # those of residuals are those of others
         resident = sorted(forms.values(), reverse=True)[: len(names)]  # a module has one variant at a time
         most = max(most, sum(int(library.fq_rounded_bytes(rows, units)) for units in resident))
     return most

@@ -30,6 +30,7 @@ class Matrix(ctypes.Structure):
         ("perm", _pointer),
         ("bias", _pointer),
         ("runs", _pointer),
+        ("residual", _pointer),
         ("n_runs", _int),
         ("in_features", _int),
         ("out_features", _int),

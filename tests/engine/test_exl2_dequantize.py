@@ -99,7 +99,7 @@ def test_columns_start_at_a_word_of_scales() -> None:
 @given(layers(), st.sampled_from(PRESCALES), st.integers(1, 5))
 def test_products_are_those_of_the_weights(layer: Exl2Layer, prescale: float, rows: int) -> None:
     x = np.random.default_rng(rows).standard_normal((rows, layer.in_features)).astype(np.float32)
-    result = linear([matrix(layer)], torch.from_numpy(x), prescale)
+    result = linear([[matrix(layer)]], torch.from_numpy(x), prescale)
     expected = layer.product(x, prescale)
     assert result.dtype == torch.float32
     assert result.shape == (rows, layer.out_features)
@@ -153,7 +153,7 @@ def test_tiles_do_not_show_in_the_result() -> None:
     layer = random_layer([(5, 128), (3, 128)] * 4, 330, bias=True)
     assert tile_columns(layer.in_features) < 330
     x = np.random.default_rng(0).standard_normal((2, layer.in_features)).astype(np.float32)
-    assert np.allclose(linear([matrix(layer)], torch.from_numpy(x)).numpy(), layer.product(x), rtol=1e-4, atol=1e-4)
+    assert np.allclose(linear([[matrix(layer)]], torch.from_numpy(x)).numpy(), layer.product(x), rtol=1e-4, atol=1e-4)
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no annotations there
@@ -188,7 +188,7 @@ def test_scratch_stays_within_its_bound(bits: int) -> None:
     x = torch.randn(1, layer.in_features)
     unpack_codes(layer)  # fills the cache of shifts and masks
     with LiveBytes() as live:
-        linear([layer], x)
+        linear([[layer]], x)
     inputs_and_outputs = layer.q_weight.nbytes + layer.q_scale.nbytes + 4 * 1024
     assert live.peak > 0
     assert live.peak - inputs_and_outputs <= scratch_bytes(layer.in_features) == 1 << 20
@@ -221,7 +221,7 @@ def test_wide_inputs_take_what_they_need() -> None:
 def test_nothing_is_written_to_the_layer() -> None:
     layer = random_layer([(6, 64), (2, 32)], 64, bias=True)
     found = matrix(layer)
-    linear([found], torch.randn(3, layer.in_features))
+    linear([[found]], torch.randn(3, layer.in_features))
     unpack_codes(found)
     for suffix in ("q_weight", "q_scale", "q_scale_max", "q_invperm", "bias"):
         assert np.array_equal(getattr(found, suffix).numpy(), layer.tensors[suffix])

@@ -38,7 +38,7 @@ def test_a_layer_works_wherever_it_lies(tmp_path_factory: pytest.TempPathFactory
     assert torch.equal(dequantize(matrix).view(torch.int16), expected.view(torch.int16))
     x = np.ones((1, layer.in_features), dtype=np.float32)
     product = layer.product(x)
-    assert np.allclose(linear([matrix], torch.from_numpy(x)), product, rtol=1e-3, atol=1e-4 * np.abs(product).max())
+    assert np.allclose(linear([[matrix]], torch.from_numpy(x)), product, rtol=1e-3, atol=1e-4 * np.abs(product).max())
 
 
 @settings(deadline=None, max_examples=20)
@@ -72,7 +72,7 @@ def test_a_slice_is_a_layer_of_its_own(
     assert torch.equal(dequantize(matrix).view(torch.int16), expected.view(torch.int16))
     x = np.ones((1, layer.in_features), dtype=np.float32)
     product = layer.product(x)[:, first:last]
-    found = linear([matrix], torch.from_numpy(x))
+    found = linear([[matrix]], torch.from_numpy(x))
     assert np.allclose(found, product, rtol=1e-3, atol=1e-4 * np.abs(layer.product(x)).max())
 
 

@@ -125,7 +125,7 @@ def by_the_reference(index: TensorIndex, config: ModelConfig, key: str, x: Tenso
     buffer = bytearray(size_bytes(spec))
     for entry, offset in layout(spec):
         read_into(entry, memoryview(buffer)[offset : offset + entry.nbytes])
-    return linear([matrix_from(spec, torch.frombuffer(buffer, dtype=torch.uint8), 0)], x)
+    return linear([[matrix_from(spec, torch.frombuffer(buffer, dtype=torch.uint8), 0)]], x)
 
 
 def test_exl2_layers_are_those_of_the_engine(store: Path) -> None:

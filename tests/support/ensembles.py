@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from types import MappingProxyType
 
@@ -89,6 +89,7 @@ def random_ensemble(
     transitions: Sequence[Sequence[tuple[str, int, int]]] | None = None,
     cuts: Mapping[str, Sequence[int]] = MappingProxyType({}),
     shared_orders: bool = False,
+    nested: bool = False,
     seed: int = 0,
 ) -> Path:
     """Write an ensemble of random weights.
@@ -102,6 +103,7 @@ def random_ensemble(
         cuts: By linear layer, the columns at which it is cut into slices.
         shared_orders: Layers with the same inputs take them in the same order, at every level, as in ensembles that
             our builder makes; otherwise every layer has an order of its own.
+        nested: Each level but the last has residuals to the next one, of as many bits as it has more.
         seed: Of the weights.
     """
     rng = np.random.default_rng(seed)
@@ -115,12 +117,15 @@ def random_ensemble(
     variants: dict[str, list[Variant]] = {
         _name(key, columns): [] for key, of_layer in slices.items() for columns in of_layer
     }
-    for name, width, store in zip(names, bits, stores, strict=True):
+    below = [*bits[1:], 0] if nested else [0] * len(bits)  # bits of what a level is added to
+    for name, width, under, store in zip(names, bits, below, stores, strict=True):
         store.mkdir(parents=True)
         quantized: Tensors = {}
         for key, (inputs, outputs) in shape.linears().items():
             order = _order(key, inputs, seed) if shared_orders else rng.permutation(inputs)
-            tensors = _exl2(rng, key, order, outputs, width)
+            tensors = _exl2(rng, key, order, outputs, width - under, share=2.0**-under)
+            if under:
+                del tensors[f"{key}.q_invperm"]
             for columns in slices[key]:
                 size = _bytes(tensors, columns, outputs)
                 variants[_name(key, columns)].append(Variant(level=name, tensors=list(tensors), bytes=size))
@@ -128,6 +133,8 @@ def random_ensemble(
         _write_safetensors(store / "quantized.safetensors", quantized)
         _write_safetensors(store / "common.safetensors", common)
         _write_settings(store, shape)
+    if nested:
+        variants = {key: _stacked(of_module) for key, of_module in variants.items()}
     modules = [
         Module(
             name=_name(key, columns),
@@ -149,8 +156,8 @@ def random_ensemble(
         method="exl2",
         parameters=sum(inputs * outputs for inputs, outputs in shape.linears().values()),
         levels=[
-            Level(name=name, bits=width, bits_per_weight=width, store=f"levels/{name}")
-            for name, width in zip(names, bits, strict=True)
+            Level(name=name, bits=width, bits_per_weight=width, store=f"levels/{name}", on=lower if nested else None)
+            for name, width, lower in zip(names, bits, [*names[1:], None], strict=True)
         ],
         modules=modules,
         sequences={"default": _sequence(transitions, modules, fixed, cut=bool(cuts))},
@@ -176,6 +183,14 @@ def file_records(folder: Path) -> dict[str, FileRecord]:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         records[path.relative_to(folder).as_posix()] = FileRecord(bytes=path.stat().st_size, sha256=digest)
     return records
+
+
+def _stacked(variants: Sequence[Variant]) -> list[Variant]:
+    """The variants with what lies below each counted in."""
+    totals = [*accumulate(variant.bytes for variant in reversed(variants))][::-1]
+    return [
+        variant.model_copy(update={"bytes": total}) for variant, total in zip(variants, totals, strict=True)
+    ]
 
 
 def _name(key: str, columns: tuple[int, int] | None) -> str:
@@ -233,13 +248,15 @@ def _order(key: str, inputs: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, *source.encode()]).permutation(inputs)
 
 
-def _exl2(rng: np.random.Generator, key: str, order: NDArray[np.int64], outputs: int, bits: int) -> Tensors:
-    """A layer of uniformly random codes whose products keep the variance of their inputs."""
+def _exl2(
+    rng: np.random.Generator, key: str, order: NDArray[np.int64], outputs: int, bits: int, *, share: float = 1.0
+) -> Tensors:
+    """A layer of uniformly random codes whose products have a `share` of their inputs' standard deviation."""
     inputs = len(order)
     padded = -(-outputs // 32) * 32
     groups, words = inputs // _GROUP, _GROUP * bits // 32
     spread = 2**bits / math.sqrt(12)  # of uniform codes
-    largest = 2.0 / (spread * math.sqrt(inputs))
+    largest = 2.0 * share / (spread * math.sqrt(inputs))
     table = np.array([(bits, group * words) for group in range(groups)]).reshape(-1)
     return {
         f"{key}.q_weight": np.frombuffer(rng.bytes(groups * words * padded * 4), np.int32).reshape(-1, padded),

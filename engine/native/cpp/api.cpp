@@ -16,7 +16,7 @@ namespace fq {
 
 namespace {
 
-constexpr int kAbiVersion = 2;
+constexpr int kAbiVersion = 3;
 
 // Best first.
 const Kernels* const kSets[] = {
@@ -133,7 +133,7 @@ FQ_API int fq_invert_permutation(const int32_t* source, int n, int32_t* target) 
   return 0;
 }
 
-// Blocks [first, last) of 16 columns as out [in][stride]; type 0 fp32, 1 fp16, 2 bf16.
+// Blocks [first, last) of 16 columns, without residuals, as out [in][stride]; type 0 fp32, 1 fp16, 2 bf16.
 FQ_API void fq_dequantize(const Matrix* m, int first, int last, int type, uint8_t* out, int64_t stride) {
   const int item = type == 0 ? 4 : 2;
   for_each(last - first, [&](int i) {

@@ -54,7 +54,7 @@ FQ_INLINE void store_bfloat(uint16_t* p, Floats a) {
   for (int i = 0; i < kLanes; ++i) p[i] = static_cast<uint16_t>((bits[i] + 0x7fffu + ((bits[i] >> 16) & 1u)) >> 16);
 }
 
-// Weights of 16 columns: out [in][stride], rows in packed order, each rounded once to fp16 as exllamav2 does.
+// Weights of 16 columns, without residuals: out [in][stride], rows in packed order, each rounded once to fp16 as exllamav2 does.
 static void dequantize_block(const Matrix& m, int block, int type, void* out, int64_t stride) {
   for_each_unit(m, block, [&](int row, int rows, int, int bits, const Ints codes[8], Floats scale) {
     for (int i = 0; i < rows; ++i) {
@@ -75,12 +75,14 @@ static void dequantize_block(const Matrix& m, int block, int type, void* out, in
 // sums [16] = row (f32 [in], in the model's order) times the columns of `block`, activations as they are.
 static void multiply_exact(const Matrix& m, const float* row, int block, float* sums) {
   Floats acc = zero();
-  for_each_unit(m, block, [&](int first, int rows, int, int bits, const Ints codes[8], Floats scale) {
-    Floats of_unit = zero();
-    for (int i = 0; i < rows; ++i)
-      of_unit = fma(signed_code(codes, i, bits), splat_float(row[m.perm[first + i]]), of_unit);
-    acc = fma(of_unit, scale, acc);
-  });
+  for (const Matrix* part = &m; part; part = part->residual) {
+    for_each_unit(*part, block, [&](int first, int rows, int, int bits, const Ints codes[8], Floats scale) {
+      Floats of_unit = zero();
+      for (int i = 0; i < rows; ++i)
+        of_unit = fma(signed_code(codes, i, bits), splat_float(row[m.perm[first + i]]), of_unit);
+      acc = fma(of_unit, scale, acc);
+    });
+  }
   store(sums, acc);
   add_bias(m, block, 1, sums);
 }

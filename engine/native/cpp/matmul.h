@@ -59,9 +59,9 @@ static void multiply_run(const Matrix& m, const Run& run, const Inputs& x, int64
   for (int r = 0; r < kRows; ++r) store(sums + kLanes * r, acc[r]);
 }
 
+// Add to sums [count][kRows][16] what one matrix gives, without its residuals.
 template <int kRows>
-static void multiply_rows(const Matrix& m, const Inputs& x, int64_t first_place, int first, int count, float* sums) {
-  for (int i = 0; i < count * kRows; ++i) store(sums + kLanes * i, zero());
+static void add_rows(const Matrix& m, const Inputs& x, int64_t first_place, int first, int count, float* sums) {
   for (int i = 0; i < m.n_runs; ++i) {
     const Run& run = m.runs[i];
     // A run before the next block: its share of the activations stays in the innermost cache.
@@ -77,6 +77,12 @@ static void multiply_rows(const Matrix& m, const Inputs& x, int64_t first_place,
       }
     }
   }
+}
+
+template <int kRows>
+static void multiply_rows(const Matrix& m, const Inputs& x, int64_t first_place, int first, int count, float* sums) {
+  for (int i = 0; i < count * kRows; ++i) store(sums + kLanes * i, zero());
+  for (const Matrix* part = &m; part; part = part->residual) add_rows<kRows>(*part, x, first_place, first, count, sums);
 }
 
 FQ_INLINE void add_bias(const Matrix& m, int block, int rows, float* sums) {

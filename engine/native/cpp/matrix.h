@@ -23,7 +23,8 @@ struct Run {
 };
 
 // A quantized matrix [in, out], a whole layer or a slice of its columns, in its arena layout
-// (engine/exl2/blocked_layout.py).
+// (engine/exl2/blocked_layout.py). Residuals to be added to it are a matrix of the same size with groups of the same
+// rows: they take the same rounded inputs, and have neither a permutation nor a bias.
 struct Matrix {
   const uint8_t* codes;    // per run [blocks][words of the run][16] 32-bit words: planes of 4, 2 and 1 bits (unpack.h)
   const uint8_t* scales;   // [blocks][groups][8]: 16 four-bit indices into the group's table
@@ -31,6 +32,7 @@ struct Matrix {
   const int32_t* perm;     // [in]: packed row r is input perm[r]
   const uint16_t* bias;    // fp16 [out] or null
   const Run* runs;
+  const Matrix* residual;  // or null
   int32_t n_runs;
   int32_t in;
   int32_t out;
