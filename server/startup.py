@@ -173,11 +173,16 @@ def choose_device(settings: Settings, ensemble: Ensemble) -> tuple[Compute, Plac
 
     Raises:
         UsageError: The GPU that is asked for cannot be used, or there are no such kernels.
+        UnsupportedModelError: The GPU that is asked for does not run the model's family.
     """
     # Imported late: machines without a GPU have no use for it.
+    from flexquant.engine.exllamav2.families import beyond_the_card
     from flexquant.engine.exllamav2.open import card_compute, card_is_there
 
     on_cpu = settings.device == "cpu" or (settings.device == "auto" and settings.kernels != AUTO)
+    if not on_cpu and settings.device == "auto" and card_is_there() and (why := beyond_the_card(ensemble.config)):
+        log.warning("the GPU is not used: %s", why)
+        on_cpu = True
     if settings.device == "cuda" or (not on_cpu and card_is_there()):
         on_card = card_compute(keep_copies=settings.keep_copies)
         log.info("computing with %s on %s", on_card.name, on_card.card.name)

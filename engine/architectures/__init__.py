@@ -7,9 +7,15 @@ its file here.
 from collections.abc import Callable
 from typing import Final
 
-from flexquant.engine.architectures import llama, qwen2
+from flexquant.engine.architectures import llama, mistral, phi3, qwen2, qwen3
 from flexquant.engine.architectures.traits import Traits
 from flexquant.engine.config_fields import ConfigFields
 
-ARCHITECTURES: Final[dict[str, Callable[[ConfigFields], Traits]]] = {"llama": llama.traits, "qwen2": qwen2.traits}
+ARCHITECTURES: Final[dict[str, Callable[[ConfigFields], Traits]]] = {
+    "llama": llama.traits,
+    "mistral": mistral.traits,
+    "phi3": phi3.traits,
+    "qwen2": qwen2.traits,
+    "qwen3": qwen3.traits,
+}
 """By `model_type` of config.json."""

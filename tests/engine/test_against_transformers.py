@@ -17,8 +17,9 @@ from flexquant.engine.attention import CausalAttention
 from flexquant.engine.decoder import Decoder
 from flexquant.engine.generation import Generation
 from flexquant.engine.kv_cache import pages_for
-from flexquant.engine.model_config import ModelConfig, Rope, read_model_config
+from flexquant.engine.model_config import ModelConfig, read_model_config
 from flexquant.engine.prefill import chunks
+from flexquant.engine.rope_settings import Rope
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.weights import DenseWeights, Weights
 from support.dense_backend import DenseBackend

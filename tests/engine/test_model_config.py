@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, Qwen2Config
 
 from flexquant.engine.errors import CheckpointError, UnsupportedModelError
-from flexquant.engine.model_config import LinearShape, ModelConfig, Rope, read_model_config
+from flexquant.engine.model_config import LinearShape, ModelConfig, read_model_config
+from flexquant.engine.rope_settings import Rope
 from support.checkpoints import SMALL_LLAMA, write_config
 
 DOCS_LLAMA = Path(__file__).parents[1] / "assets" / "docs-llama"
@@ -34,10 +35,13 @@ def test_a_trained_checkpoint() -> None:
         heads=8,
         kv_heads=4,
         head_dim=32,
+        rotary_dim=32,
         vocab_size=4096,
         context=2048,
+        context_limit=None,
         norm_eps=1e-5,
         rope=Rope(10000.0),
+        head_norms=False,
         tied_head=True,
         attention_bias=False,
         output_bias=False,
@@ -130,13 +134,16 @@ def test_linear_layers_in_the_order_of_the_forward_pass(tmp_path: Path) -> None:
         LinearShape(f"{mlp}.down_proj", 96, 64, False, 1),
         LinearShape("lm_head", 64, 100, False, None),
     ]
-    assert config.norms() == [
-        "model.layers.0.input_layernorm.weight",
-        "model.layers.0.post_attention_layernorm.weight",
-        "model.layers.1.input_layernorm.weight",
-        "model.layers.1.post_attention_layernorm.weight",
-        "model.norm.weight",
-    ]
+    assert config.norms() == dict.fromkeys(
+        [
+            "model.layers.0.input_layernorm.weight",
+            "model.layers.0.post_attention_layernorm.weight",
+            "model.layers.1.input_layernorm.weight",
+            "model.layers.1.post_attention_layernorm.weight",
+            "model.norm.weight",
+        ],
+        64,
+    )
 
 
 @pytest.mark.parametrize(
@@ -213,7 +220,7 @@ def test_what_would_be_computed_wrongly_is_refused(name: str, tmp_path: Path) ->
 def test_an_unknown_architecture_gets_a_list_of_the_known(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError) as raised:
         read_model_config(write_config(tmp_path, model_type="gemma9"))
-    assert raised.value.hint == "Supported: llama, qwen2."
+    assert raised.value.hint == "Supported: llama, mistral, phi3, qwen2, qwen3."
 
 
 SIZES = [

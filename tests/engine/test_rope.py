@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexquant.engine.decoder import rotate
-from flexquant.engine.model_config import Rope
 from flexquant.engine.rope import RopeTable, inverse_frequencies
+from flexquant.engine.rope_settings import Rope
 
 LLAMA3 = Rope(theta=500000.0, kind="llama3", factor=8.0, original_context=8192)
 ROPES = [Rope(theta=10000.0), Rope(theta=10000.0, kind="linear", factor=4.0), LLAMA3]
