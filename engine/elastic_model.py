@@ -104,7 +104,9 @@ class ElasticModel:
         """
         compute = choose_compute() if compute is None else compute
         if ensemble.config.context_limit is not None:
-            log.warning("the context is limited to %d tokens: %s", ensemble.config.context, ensemble.config.context_limit)
+            log.warning(
+                "the context is limited to %d tokens: %s", ensemble.config.context, ensemble.config.context_limit
+            )
         residency = plan_residency(ensemble, compute, sequence)
         needs = MemoryNeeds.of(ensemble, compute, sequence=sequence, kv_dtype=kv_dtype, context=context)
         registry = MemoryRegistry(fixed=needs.fixed, embedding=ensemble.manifest.embedding_bytes, scratch=needs.scratch)

@@ -158,7 +158,7 @@ def read_model_config(folder: Path) -> ModelConfig:
         vocab_size=fields.size("vocab_size"),
         context=context,
         context_limit=limit,
-        norm_eps=fields.number("rms_norm_eps", 1e-6),
+        norm_eps=fields.number("rms_norm_eps", traits.default_norm_eps),
         rope=rope,
         head_norms=traits.head_norms,
         tied_head=fields.flag("tie_word_embeddings", default=False),

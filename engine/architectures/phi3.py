@@ -17,6 +17,7 @@ def traits(fields: ConfigFields) -> Traits:
         default_context=4096,
         default_bos=1,
         default_eos=(32000,),
+        default_norm_eps=1e-5,
         partial_rotary=True,
         window=declared_window(fields, default=None),
     )

@@ -19,6 +19,8 @@ class Traits:
     """Where config.json has no `bos_token_id`."""
     default_eos: tuple[int, ...]
     """Where neither config.json nor generation_config.json has an `eos_token_id`."""
+    default_norm_eps: float = 1e-6
+    """Where config.json has no `rms_norm_eps`."""
     head_norms: bool = False
     """Every head of the queries and of the keys goes through an RMS norm before it is turned by its position."""
     partial_rotary: bool = False

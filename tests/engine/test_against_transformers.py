@@ -1,17 +1,30 @@
 """Our logits against transformers', in float32, on checkpoints that transformers itself wrote."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from flexquant.engine.attention import CausalAttention
 from flexquant.engine.decoder import Decoder
@@ -51,6 +64,24 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 96,
 }
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+# Up to the original context of 512 tokens, the short factors count.
+LONG_ROPE: dict[str, Any] = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0 + 0.2 * pair for pair in range(8)],
+    "long_factor": [1.0 + 2.0 * pair for pair in range(8)],
+}
+PHI3_LONG: dict[str, Any] = {
+    "num_attention_heads": 4,
+    "max_position_embeddings": 4096,
+    "original_max_position_embeddings": 512,
+    "rope_parameters": LONG_ROPE,
+}
+PHI4_MINI: dict[str, Any] = PHI3_LONG | {
+    "tie_word_embeddings": True,
+    "rope_parameters": LONG_ROPE
+    | {"partial_rotary_factor": 0.75, "short_factor": LONG_ROPE["short_factor"][:6], "long_factor": [9.0] * 6},
+}
 
 
 def llama(**changes: object) -> PreTrainedModel:
@@ -59,6 +90,18 @@ def llama(**changes: object) -> PreTrainedModel:
 
 def qwen2(**changes: object) -> PreTrainedModel:
     return Qwen2ForCausalLM(Qwen2Config(**(SMALL | changes)))
+
+
+def mistral(**changes: object) -> PreTrainedModel:
+    return MistralForCausalLM(MistralConfig(**(SMALL | {"sliding_window": None} | changes)))
+
+
+def qwen3(**changes: object) -> PreTrainedModel:
+    return Qwen3ForCausalLM(Qwen3Config(**(SMALL | {"head_dim": 24} | changes)))
+
+
+def phi3(**changes: object) -> PreTrainedModel:
+    return Phi3ForCausalLM(Phi3Config(**(SMALL | {"pad_token_id": None} | changes)))
 
 
 CASES: dict[str, tuple[Callable[..., PreTrainedModel], dict[str, Any]]] = {
@@ -74,6 +117,17 @@ CASES: dict[str, tuple[Callable[..., PreTrainedModel], dict[str, Any]]] = {
     "llama of other epsilon": (llama, {"rms_norm_eps": 1e-2}),
     "qwen2": (qwen2, {}),
     "qwen2 tied": (qwen2, {"tie_word_embeddings": True, "num_key_value_heads": 4}),
+    "mistral": (mistral, {}),
+    "mistral of wide heads": (mistral, {"head_dim": 24}),
+    "mistral of a window": (mistral, {"sliding_window": TOKENS}),
+    "qwen3": (qwen3, {}),
+    "qwen3 tied": (qwen3, {"tie_word_embeddings": True, "num_key_value_heads": 4}),
+    "qwen3 with biases": (qwen3, {"attention_bias": True}),
+    "phi3": (phi3, {}),
+    "phi3 of a window": (phi3, {"sliding_window": TOKENS}),
+    "phi3 rotated in part": (phi3, {"num_attention_heads": 4, "rope_parameters": {"partial_rotary_factor": 0.5}}),
+    "phi3 longrope": (phi3, PHI3_LONG),
+    "phi4 mini": (phi3, PHI4_MINI),
 }
 
 
@@ -253,6 +307,13 @@ class InterleavedHeads(MutatedWeights):
         return result.view(-1, heads, head_dim)[:, order].flatten(1) if key.endswith("q_proj") else result
 
 
+class SwappedHeadNorms(MutatedWeights):
+    """The norm of the queries is taken for the keys, and the other way round."""
+
+    def norm(self, key: str) -> Tensor:
+        return self._weights.norm({"q_norm": key.replace("q_norm", "k_norm")}.get(key.split(".")[-2], key))
+
+
 def without_bias(projection: str) -> type[WithoutBias]:
     return type("WithoutBias", (WithoutBias,), {"projection": projection})
 
@@ -260,6 +321,18 @@ def without_bias(projection: str) -> type[WithoutBias]:
 def scaled(rope: dict[str, Any], **changes: float) -> dict[str, Any]:
     names = {"original_max_position_embeddings": "original_context", "rope_type": "kind", "rope_theta": "theta"}
     return {"rope": Rope(**({names.get(name, name): value for name, value in rope.items()} | changes))}
+
+
+def long_rope(**changes: object) -> dict[str, Any]:
+    """LONG_ROPE as we read it, of a context that is 8 times the original one, with some fields changed."""
+    rope = Rope(
+        theta=10000.0,
+        kind="longrope",
+        original_context=512,
+        factors=tuple(LONG_ROPE["short_factor"]),
+        scale=math.sqrt(1 + math.log(8) / math.log(512)),
+    )
+    return {"rope": dataclasses.replace(rope, **cast(dict[str, Any], changes))}
 
 
 Mutation = tuple[str, dict[str, Any], type[MutatedWeights]]
@@ -278,6 +351,14 @@ MUTATIONS: dict[str, Mutation] = {
     "norm epsilon": ("llama", {"norm_eps": 1e-6}, MutatedWeights),
     "norm epsilon of qwen2": ("qwen2", {"norm_eps": 1e-6}, MutatedWeights),
     "embedding used for an untied head": ("llama", {"tied_head": True}, MutatedWeights),
+    "norms of heads forgotten": ("qwen3", {"head_norms": False}, MutatedWeights),
+    "norms of heads exchanged": ("qwen3", {}, SwappedHeadNorms),
+    "norm epsilon of heads": ("qwen3", {"norm_eps": 1e-3}, MutatedWeights),
+    "rope theta of mistral": ("mistral", {"rope": Rope(theta=1000000.0)}, MutatedWeights),
+    "the whole head rotated": ("phi3 rotated in part", {"rotary_dim": 16}, MutatedWeights),
+    "longrope forgotten": ("phi3 longrope", {"rope": Rope(theta=10000.0)}, MutatedWeights),
+    "scale of longrope": ("phi3 longrope", long_rope(scale=1.0), MutatedWeights),
+    "long factors": ("phi3 longrope", long_rope(factors=LONG_ROPE["long_factor"]), MutatedWeights),
     **{
         f"{projection} bias dropped": ("llama with biases", {}, without_bias(projection))
         for projection in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -304,6 +385,22 @@ def test_the_mutation_harness_itself_changes_nothing(checkpoint: Callable[[str],
     config = found.config()
     weights = MutatedWeights(found.weights(config), config)
     assert relative_error(windowed_logits(config, weights, found.tokens), found.logits) <= AGREES
+
+
+@pytest.mark.parametrize("make_model", [mistral, phi3])
+def test_beyond_its_window_a_model_would_forget(make_model: Callable[..., PreTrainedModel], tmp_path: Path) -> None:
+    """Within the context that we allow, all logits agree; transformers' attention has the window, ours has not."""
+    model = make_model(sliding_window=128)
+    generator = torch.Generator().manual_seed(0)
+    randomize(model, generator)
+    model.save_pretrained(tmp_path)
+    tokens = torch.randint(SMALL["vocab_size"], (160,), generator=generator)
+    theirs = reference_logits(model, tokens)
+    config = read_model_config(tmp_path)
+    assert config.context == 128
+    ours = windowed_logits(config, DenseWeights(TensorIndex.open(tmp_path), config), tokens)
+    assert relative_error(ours[:128], theirs[:128]) <= AGREES
+    assert relative_error(ours[128:129], theirs[128:129]) > DIFFERS
 
 
 def test_a_tied_head_is_not_another_matrix(checkpoint: Callable[[str], Checkpoint]) -> None:

@@ -1,10 +1,13 @@
 import json
+import math
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, Qwen2Config
+from transformers import LlamaConfig, MistralConfig, Phi3Config, PreTrainedConfig, Qwen2Config, Qwen3Config
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from flexquant.engine.errors import CheckpointError, UnsupportedModelError
 from flexquant.engine.model_config import LinearShape, ModelConfig, read_model_config
@@ -13,6 +16,21 @@ from support.checkpoints import SMALL_LLAMA, write_config
 
 DOCS_LLAMA = Path(__file__).parents[1] / "assets" / "docs-llama"
 QWEN2 = {**SMALL_LLAMA, "model_type": "qwen2"}
+QWEN3 = {**SMALL_LLAMA, "model_type": "qwen3", "head_dim": 24}
+MISTRAL = {**SMALL_LLAMA, "model_type": "mistral"}
+PHI3 = {**SMALL_LLAMA, "model_type": "phi3"}
+FAMILIES: dict[str, type[PreTrainedConfig]] = {
+    "llama": LlamaConfig,
+    "mistral": MistralConfig,
+    "phi3": Phi3Config,
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+}
+LONGROPE = {
+    "rope_type": "longrope",
+    "short_factor": [1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75],
+    "long_factor": [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 48.0, 64.0],
+}
 LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -51,17 +69,17 @@ def test_a_trained_checkpoint() -> None:
     )
 
 
-@pytest.mark.parametrize(("fields", "reference"), [(SMALL_LLAMA, LlamaConfig), (QWEN2, Qwen2Config)])
-def test_defaults_are_those_of_transformers(
-    fields: dict[str, object], reference: type[LlamaConfig | Qwen2Config], tmp_path: Path
-) -> None:
-    # Shapes have no default with us; a config of Qwen2 that is silent about KV heads means as many as heads.
-    theirs = reference.from_dict({**fields, "num_key_value_heads": None})
+@pytest.mark.parametrize("fields", [SMALL_LLAMA, QWEN2, QWEN3, MISTRAL, PHI3])
+def test_defaults_are_those_of_transformers(fields: dict[str, object], tmp_path: Path) -> None:
+    # Shapes have no default with us; a config that is silent about KV heads means as many as heads.
+    theirs: Any = FAMILIES[str(fields["model_type"])].from_dict({**fields, "num_key_value_heads": 4})
     ours = read_model_config(write_config(tmp_path, fields))
     assert ours.kv_heads == theirs.num_key_value_heads
     assert ours.head_dim == getattr(theirs, "head_dim", 16)
-    assert ours.context == theirs.max_position_embeddings
+    window = getattr(theirs, "sliding_window", None) or theirs.max_position_embeddings
+    assert ours.context == min(theirs.max_position_embeddings, window)
     assert ours.norm_eps == theirs.rms_norm_eps
+    assert theirs.rope_parameters.pop("partial_rotary_factor", 1.0) == 1.0
     assert theirs.rope_parameters == {"rope_theta": ours.rope.theta, "rope_type": ours.rope.kind}
     assert ours.tied_head == theirs.tie_word_embeddings
     assert ours.bos_id == theirs.bos_token_id
@@ -69,9 +87,9 @@ def test_defaults_are_those_of_transformers(
 
 
 @pytest.mark.parametrize("scaling", [None, {"rope_type": "linear", "factor": 4.0}, LLAMA3])
-@pytest.mark.parametrize("reference", [LlamaConfig, Qwen2Config])
+@pytest.mark.parametrize("reference", [LlamaConfig, Qwen2Config, Qwen3Config, MistralConfig])
 def test_what_transformers_saves_is_read(
-    scaling: dict[str, object] | None, reference: type[LlamaConfig | Qwen2Config], tmp_path: Path
+    scaling: dict[str, object] | None, reference: type[PreTrainedConfig], tmp_path: Path
 ) -> None:
     rope: dict[str, object] = {"rope_theta": 500_000.0, "rope_type": "default"} | (scaling or {})
     chosen = {
@@ -82,6 +100,7 @@ def test_what_transformers_saves_is_read(
         "tie_word_embeddings": True,
         "bos_token_id": 7,
         "eos_token_id": [8, 9],
+        "head_dim": 16,
     }
     reference.from_dict({**without(SMALL_LLAMA, "model_type"), **chosen}).save_pretrained(tmp_path)
     ours = read_model_config(tmp_path)
@@ -155,6 +174,10 @@ def test_linear_layers_in_the_order_of_the_forward_pass(tmp_path: Path) -> None:
         (QWEN2, {}, (True, False, False)),
         (QWEN2, {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 1}, (True, False, False)),
         (QWEN2, {"layer_types": ["full_attention", "full_attention"]}, (True, False, False)),
+        (QWEN3, {}, (False, False, False)),
+        (QWEN3, {"attention_bias": True}, (True, True, False)),
+        (MISTRAL, {}, (False, False, False)),
+        (PHI3, {}, (False, False, False)),
     ],
 )
 def test_biases(
@@ -162,6 +185,111 @@ def test_biases(
 ) -> None:
     config = read_model_config(write_config(tmp_path, fields, **changes))
     assert (config.attention_bias, config.output_bias, config.mlp_bias) == biases
+
+
+WINDOWS: list[tuple[dict[str, object], dict[str, object], int]] = [
+    (MISTRAL, {}, 4096),  # as transformers takes a silent file
+    (MISTRAL, {"sliding_window": None}, 32768),
+    (MISTRAL, {"sliding_window": 4096}, 4096),
+    (MISTRAL, {"sliding_window": 32768}, 32768),
+    (MISTRAL, {"sliding_window": 40000}, 32768),
+    (PHI3, {}, 32768),
+    (PHI3, {"sliding_window": 2047}, 2047),
+    (PHI3, {"sliding_window": None}, 32768),
+    (QWEN2, {"sliding_window": 128}, 32768),
+    (QWEN2, {"use_sliding_window": True, "sliding_window": 128}, 128),
+    (QWEN3, {"use_sliding_window": True}, 4096),
+    (
+        QWEN3,
+        {
+            "use_sliding_window": True,
+            "sliding_window": 9,
+            "layer_types": ["full_attention", "sliding_attention"],
+        },
+        9,
+    ),
+    (SMALL_LLAMA, {"sliding_window": 128}, 32768),
+]
+
+
+@pytest.mark.parametrize(("fields", "changes", "context"), WINDOWS)
+def test_a_sliding_window_limits_the_context(
+    fields: dict[str, object], changes: dict[str, object], context: int, tmp_path: Path
+) -> None:
+    config = read_model_config(write_config(tmp_path, {**fields, "max_position_embeddings": 32768}, **changes))
+    assert config.context == context
+    assert (config.context_limit is None) == (context == 32768)
+    assert config.context_limit is None or "sliding_window" in config.context_limit
+
+
+@pytest.mark.parametrize("spelling", ["old", "older", "new"])
+def test_longrope_takes_its_short_factors_up_to_the_original_context(spelling: str, tmp_path: Path) -> None:
+    changes: dict[str, object] = {"original_max_position_embeddings": 4096, "max_position_embeddings": 131072}
+    if spelling == "new":
+        reference: Any = Phi3Config.from_dict({**PHI3, **changes, "rope_parameters": dict(LONGROPE)})
+        reference.save_pretrained(tmp_path)
+        scale = ROPE_INIT_FUNCTIONS["longrope"](reference)[1]
+    else:
+        old: dict[str, object] = without(LONGROPE, "rope_type")
+        old["type"] = "longrope" if spelling == "old" else "su"
+        write_config(tmp_path, PHI3, **changes, rope_scaling=old)
+        scale = math.sqrt(1 + math.log(32) / math.log(4096))
+    config = read_model_config(tmp_path)
+    short = tuple(cast(list[float], LONGROPE["short_factor"]))
+    assert config.rope == Rope(1e4, "longrope", original_context=4096, factors=short, scale=scale)
+    assert config.context == 4096
+    assert config.context_limit is not None
+    assert "long factors" in config.context_limit
+
+
+def test_longrope_of_the_original_context_has_no_limit(tmp_path: Path) -> None:
+    changes: dict[str, object] = {"original_max_position_embeddings": 4096, "max_position_embeddings": 4096}
+    config = read_model_config(write_config(tmp_path, PHI3, **changes, rope_scaling=LONGROPE))
+    assert (config.context, config.context_limit, config.rope.scale) == (4096, None, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"short_factor": [1.0] * 7}, "rope_scaling.short_factor is .*; it must be a list of 8 numbers"),
+        ({"short_factor": [1.0] * 7 + [0.0]}, "rope_scaling.short_factor is .*; it must be a list of numbers above 0"),
+        ({"short_factor": "1"}, "rope_scaling.short_factor is '1'"),
+        ({"short_factor": None}, "rope_scaling.short_factor is missing"),
+        ({"original_max_position_embeddings": None}, "original_max_position_embeddings is missing"),
+        ({"original_max_position_embeddings": 1}, "original_max_position_embeddings is 1"),
+        ({"attention_factor": -1.0}, "rope_scaling.attention_factor is -1.0"),
+    ],
+)
+def test_longrope_that_cannot_be_used(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    scaling = {"original_max_position_embeddings": 512, **LONGROPE, **changes}
+    with pytest.raises(CheckpointError, match=message):
+        read_model_config(write_config(tmp_path, PHI3, rope_scaling=scaling))
+
+
+@pytest.mark.parametrize(
+    ("share", "turned"), [(None, 16), (1.0, 16), (0.75, 12), (0.5, 8), (0.2, None), (0.1, None), (1.5, None)]
+)
+@pytest.mark.parametrize("new", [False, True])
+def test_phi3_may_turn_a_part_of_its_heads(share: float | None, turned: int | None, new: bool, tmp_path: Path) -> None:
+    fields: dict[str, object] = {"partial_rotary_factor": share}
+    write_config(tmp_path, PHI3, **({"rope_parameters": fields} if new else fields))
+    if turned is None:
+        with pytest.raises(CheckpointError, match=r"partial_rotary_factor is .* it must be at most 1 and give an even"):
+            read_model_config(tmp_path)
+    else:
+        assert read_model_config(tmp_path).rotary_dim == turned
+
+
+def test_qwen3_has_norms_of_heads_and_says_how_wide_they_are(tmp_path: Path) -> None:
+    config = read_model_config(write_config(tmp_path / "good", QWEN3, num_key_value_heads=2))
+    assert list(config.norms().items())[:4] == [
+        ("model.layers.0.input_layernorm.weight", 64),
+        ("model.layers.0.self_attn.q_norm.weight", 24),
+        ("model.layers.0.self_attn.k_norm.weight", 24),
+        ("model.layers.0.post_attention_layernorm.weight", 64),
+    ]
+    with pytest.raises(CheckpointError, match="head_dim is missing"):
+        read_model_config(write_config(tmp_path / "bad", without(QWEN3, "head_dim")))
 
 
 EOS: list[tuple[dict[str, object], dict[str, object] | None, tuple[int, ...]]] = [
@@ -203,8 +331,12 @@ UNSUPPORTED: dict[str, tuple[dict[str, object], str]] = {
     "rope per layer": ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rope_parameters.full_attention"),
     "partial rope": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
     "new partial rope": ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "rope_parameters.partial_rotary_factor"),
-    "sliding window": ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window is True"),
+    "partial rope of qwen3": ({**QWEN3, "partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
     "sliding layers": ({"model_type": "qwen2", "layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+    "other layers": (
+        {**QWEN3, "use_sliding_window": True, "layer_types": ["full_attention", "linear_attention"]},
+        "layer_types",
+    ),
     "quantization": ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config.quant_method is 'gptq'"),
 }
 
@@ -293,13 +425,19 @@ def test_no_config(tmp_path: Path) -> None:
     assert raised.value.hint == "Is this a model folder?"
 
 
-FIELDS = [*SIZES, "model_type", "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters", "eos_token_id"]
-TEXTS = st.sampled_from(["llama", "qwen2", "linear", "llama3", ""])
+FIELDS = [
+    *SIZES,
+    *("model_type", "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters", "eos_token_id"),
+    *("sliding_window", "use_sliding_window", "partial_rotary_factor", "original_max_position_embeddings"),
+]
+TEXTS = st.sampled_from([*FAMILIES, "linear", "llama3", "longrope", ""])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
-        st.dictionaries(st.sampled_from([*LLAMA3, "type", "rope_theta"]), inner, max_size=4),
+        st.dictionaries(
+            st.sampled_from([*LLAMA3, *LONGROPE, "type", "rope_theta", "partial_rotary_factor"]), inner, max_size=4
+        ),
     ),
     max_leaves=6,
 )
@@ -315,3 +453,5 @@ def test_any_config_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
         return
     assert config.heads % config.kv_heads == 0
     assert config.norm_eps > 0
+    assert config.context >= 1
+    assert 2 <= config.rotary_dim <= config.head_dim
