@@ -118,17 +118,20 @@ class Decoder:
         return logits.numpy()
 
     def _layer(self, i: int, hidden: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
-        keys, linear, head_dim = self._keys[i], self.weights.linear, self.config.head_dim
+        keys, linear = self._keys[i], self.weights.linear
         x = self._norm(keys.input_norm, hidden)
-        q = linear(keys.q, x).view(len(x), -1, head_dim)  # [rows, heads, head_dim]
-        k = linear(keys.k, x).view(len(x), -1, head_dim)  # [rows, kv_heads, head_dim]
-        v = linear(keys.v, x).view(len(x), -1, head_dim)
-        if self.config.head_norms:
-            q, k = self._norm(keys.query_norm, q), self._norm(keys.key_norm, k)
-        hidden = hidden + linear(keys.o, attend(i, rotate(q, rotation), rotate(k, rotation), v))
+        q = rotate(self._heads(keys.q, keys.query_norm, x), rotation)  # [rows, heads, head_dim]
+        k = rotate(self._heads(keys.k, keys.key_norm, x), rotation)  # [rows, kv_heads, head_dim]
+        v = linear(keys.v, x).view(len(x), -1, self.config.head_dim)
+        hidden = hidden + linear(keys.o, attend(i, q, k, v))
         x = self._norm(keys.post_norm, hidden)
         gated = F.silu(linear(keys.gate, x), inplace=True).mul_(linear(keys.up, x))  # [rows, intermediate]
         return hidden.add_(linear(keys.down, gated))
+
+    def _heads(self, key: str, norm: str, x: Tensor) -> Tensor:
+        """Project rows to queries or keys, through the norm of heads if there is one: [rows, heads, head_dim]."""
+        heads = self.weights.linear(key, x).view(len(x), -1, self.config.head_dim)
+        return self._norm(norm, heads) if self.config.head_norms else heads
 
     def _norm(self, key: str, x: Tensor) -> Tensor:
         """RMS norm (Zhang and Sennrich, arXiv 1910.07467) over the last dimension."""

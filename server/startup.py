@@ -219,6 +219,7 @@ def demand_of(ensemble: Ensemble, compute: Compute, sequence: str | None = None)
         page_tokens=PAGE_TOKENS,
         context=ensemble.config.context,
         working_per_token=needs.scratch_per_token,
+        context_limit=ensemble.config.context_limit,
     )
 
 

@@ -1,6 +1,7 @@
 """Projections in one matrix become the separate ones, and what does not fit is named."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def test_without_fused_tensors_nothing_changes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "parts"), [({"num_key_value_heads": 1}, "q_proj, k_proj, v_proj"), ({"intermediate_size": 96}, "gate")]
 )
-def test_a_fused_tensor_of_another_shape_is_named(changes: dict[str, object], parts: str, tmp_path: Path) -> None:
+def test_a_fused_tensor_of_another_shape_is_named(changes: dict[str, Any], parts: str, tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path / "phi3", family="phi3", **changes)
     fused = "qkv_proj" if "q_proj" in parts else "gate_up_proj"
     with pytest.raises(CheckpointError, match=rf"{fused}.weight is of shape .*config.json makes {parts}"):

@@ -1,7 +1,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -26,7 +26,7 @@ FAMILIES: dict[str, type[PreTrainedConfig]] = {
     "qwen2": Qwen2Config,
     "qwen3": Qwen3Config,
 }
-LONGROPE = {
+LONGROPE: dict[str, Any] = {
     "rope_type": "longrope",
     "short_factor": [1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75],
     "long_factor": [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 48.0, 64.0],
@@ -235,7 +235,7 @@ def test_longrope_takes_its_short_factors_up_to_the_original_context(spelling: s
         write_config(tmp_path, PHI3, **changes, rope_scaling=old)
         scale = math.sqrt(1 + math.log(32) / math.log(4096))
     config = read_model_config(tmp_path)
-    short = tuple(cast(list[float], LONGROPE["short_factor"]))
+    short = tuple(LONGROPE["short_factor"])
     assert config.rope == Rope(1e4, "longrope", original_context=4096, factors=short, scale=scale)
     assert config.context == 4096
     assert config.context_limit is not None
