@@ -1,5 +1,4 @@
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -7,18 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, MistralConfig, Phi3Config, PreTrainedConfig, Qwen2Config, Qwen3Config
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from flexquant.engine.errors import CheckpointError, UnsupportedModelError
 from flexquant.engine.model_config import LinearShape, ModelConfig, read_model_config
 from flexquant.engine.rope_settings import Rope
 from support.checkpoints import SMALL_LLAMA, write_config
+from support.family_configs import LLAMA3, LONGROPE, MISTRAL, PHI3, QWEN2, QWEN3, without
 
 DOCS_LLAMA = Path(__file__).parents[1] / "assets" / "docs-llama"
-QWEN2 = {**SMALL_LLAMA, "model_type": "qwen2"}
-QWEN3 = {**SMALL_LLAMA, "model_type": "qwen3", "head_dim": 24}
-MISTRAL = {**SMALL_LLAMA, "model_type": "mistral"}
-PHI3 = {**SMALL_LLAMA, "model_type": "phi3"}
 FAMILIES: dict[str, type[PreTrainedConfig]] = {
     "llama": LlamaConfig,
     "mistral": MistralConfig,
@@ -26,22 +21,6 @@ FAMILIES: dict[str, type[PreTrainedConfig]] = {
     "qwen2": Qwen2Config,
     "qwen3": Qwen3Config,
 }
-LONGROPE: dict[str, Any] = {
-    "rope_type": "longrope",
-    "short_factor": [1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75],
-    "long_factor": [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 48.0, 64.0],
-}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 512,
-}
-
-
-def without(fields: dict[str, object], *names: str) -> dict[str, object]:
-    return {name: value for name, value in fields.items() if name not in names}
 
 
 def test_a_trained_checkpoint() -> None:
@@ -111,33 +90,6 @@ def test_what_transformers_saves_is_read(
     assert ours.rope.factor == rope.get("factor", 1.0)
 
 
-ROPES: list[tuple[dict[str, object], Rope]] = [
-    ({}, Rope(10_000.0)),
-    ({"rope_theta": 5e5}, Rope(5e5)),
-    ({"rope_theta": 500000, "rope_scaling": None}, Rope(5e5)),
-    ({"rope_parameters": {"rope_theta": 5e5}}, Rope(5e5)),
-    ({"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}, "rope_theta": 1.0}, Rope(5e5)),
-    ({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2}}, Rope(5e5, "linear", 2.0)),
-    ({"rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}, Rope(5e5, "linear", 2.0)),
-    ({"rope_parameters": {"rope_theta": 5e5, "type": "linear", "factor": 2.0}}, Rope(5e5, "linear", 2.0)),
-    ({"rope_scaling": {**LLAMA3, "factor": 32.0}}, Rope(1e4, "llama3", 32.0, 1.0, 4.0, 512)),
-    ({"rope_parameters": {**LLAMA3, "rope_theta": 5e5}}, Rope(5e5, "llama3", 8.0, 1.0, 4.0, 512)),
-    (
-        {"rope_scaling": without(LLAMA3, "original_max_position_embeddings"), "max_position_embeddings": 99},
-        Rope(1e4, "llama3", 8.0, 1.0, 4.0, 99),
-    ),
-    (
-        {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "default"}},
-        Rope(1e4, "linear", 2.0),
-    ),
-]
-
-
-@pytest.mark.parametrize(("changes", "rope"), ROPES)
-def test_rope_in_both_spellings(changes: dict[str, object], rope: Rope, tmp_path: Path) -> None:
-    assert read_model_config(write_config(tmp_path, **changes)).rope == rope
-
-
 def test_linear_layers_in_the_order_of_the_forward_pass(tmp_path: Path) -> None:
     config = read_model_config(write_config(tmp_path, num_key_value_heads=2, head_dim=24, attention_bias=True))
     linears = config.linears()
@@ -163,133 +115,6 @@ def test_linear_layers_in_the_order_of_the_forward_pass(tmp_path: Path) -> None:
         ],
         64,
     )
-
-
-@pytest.mark.parametrize(
-    ("fields", "changes", "biases"),
-    [
-        (SMALL_LLAMA, {}, (False, False, False)),
-        (SMALL_LLAMA, {"attention_bias": True}, (True, True, False)),
-        (SMALL_LLAMA, {"mlp_bias": True}, (False, False, True)),
-        (QWEN2, {}, (True, False, False)),
-        (QWEN2, {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 1}, (True, False, False)),
-        (QWEN2, {"layer_types": ["full_attention", "full_attention"]}, (True, False, False)),
-        (QWEN3, {}, (False, False, False)),
-        (QWEN3, {"attention_bias": True}, (True, True, False)),
-        (MISTRAL, {}, (False, False, False)),
-        (PHI3, {}, (False, False, False)),
-    ],
-)
-def test_biases(
-    fields: dict[str, object], changes: dict[str, object], biases: tuple[bool, bool, bool], tmp_path: Path
-) -> None:
-    config = read_model_config(write_config(tmp_path, fields, **changes))
-    assert (config.attention_bias, config.output_bias, config.mlp_bias) == biases
-
-
-WINDOWS: list[tuple[dict[str, object], dict[str, object], int]] = [
-    (MISTRAL, {}, 4096),  # as transformers takes a silent file
-    (MISTRAL, {"sliding_window": None}, 32768),
-    (MISTRAL, {"sliding_window": 4096}, 4096),
-    (MISTRAL, {"sliding_window": 32768}, 32768),
-    (MISTRAL, {"sliding_window": 40000}, 32768),
-    (PHI3, {}, 32768),
-    (PHI3, {"sliding_window": 2047}, 2047),
-    (PHI3, {"sliding_window": None}, 32768),
-    (QWEN2, {"sliding_window": 128}, 32768),
-    (QWEN2, {"use_sliding_window": True, "sliding_window": 128}, 128),
-    (QWEN3, {"use_sliding_window": True}, 4096),
-    (
-        QWEN3,
-        {
-            "use_sliding_window": True,
-            "sliding_window": 9,
-            "layer_types": ["full_attention", "sliding_attention"],
-        },
-        9,
-    ),
-    (SMALL_LLAMA, {"sliding_window": 128}, 32768),
-]
-
-
-@pytest.mark.parametrize(("fields", "changes", "context"), WINDOWS)
-def test_a_sliding_window_limits_the_context(
-    fields: dict[str, object], changes: dict[str, object], context: int, tmp_path: Path
-) -> None:
-    config = read_model_config(write_config(tmp_path, {**fields, "max_position_embeddings": 32768}, **changes))
-    assert config.context == context
-    assert (config.context_limit is None) == (context == 32768)
-    assert config.context_limit is None or "sliding_window" in config.context_limit
-
-
-@pytest.mark.parametrize("spelling", ["old", "older", "new"])
-def test_longrope_takes_its_short_factors_up_to_the_original_context(spelling: str, tmp_path: Path) -> None:
-    changes: dict[str, object] = {"original_max_position_embeddings": 4096, "max_position_embeddings": 131072}
-    if spelling == "new":
-        reference: Any = Phi3Config.from_dict({**PHI3, **changes, "rope_parameters": dict(LONGROPE)})
-        reference.save_pretrained(tmp_path)
-        scale = ROPE_INIT_FUNCTIONS["longrope"](reference)[1]
-    else:
-        old: dict[str, object] = without(LONGROPE, "rope_type")
-        old["type"] = "longrope" if spelling == "old" else "su"
-        write_config(tmp_path, PHI3, **changes, rope_scaling=old)
-        scale = math.sqrt(1 + math.log(32) / math.log(4096))
-    config = read_model_config(tmp_path)
-    short = tuple(LONGROPE["short_factor"])
-    assert config.rope == Rope(1e4, "longrope", original_context=4096, factors=short, scale=scale)
-    assert config.context == 4096
-    assert config.context_limit is not None
-    assert "long factors" in config.context_limit
-
-
-def test_longrope_of_the_original_context_has_no_limit(tmp_path: Path) -> None:
-    changes: dict[str, object] = {"original_max_position_embeddings": 4096, "max_position_embeddings": 4096}
-    config = read_model_config(write_config(tmp_path, PHI3, **changes, rope_scaling=LONGROPE))
-    assert (config.context, config.context_limit, config.rope.scale) == (4096, None, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"short_factor": [1.0] * 7}, "rope_scaling.short_factor is .*; it must be a list of 8 numbers"),
-        ({"short_factor": [1.0] * 7 + [0.0]}, "rope_scaling.short_factor is .*; it must be a list of numbers above 0"),
-        ({"short_factor": "1"}, "rope_scaling.short_factor is '1'"),
-        ({"short_factor": None}, "rope_scaling.short_factor is missing"),
-        ({"original_max_position_embeddings": None}, "original_max_position_embeddings is missing"),
-        ({"original_max_position_embeddings": 1}, "original_max_position_embeddings is 1"),
-        ({"attention_factor": -1.0}, "rope_scaling.attention_factor is -1.0"),
-    ],
-)
-def test_longrope_that_cannot_be_used(changes: dict[str, object], message: str, tmp_path: Path) -> None:
-    scaling = {"original_max_position_embeddings": 512, **LONGROPE, **changes}
-    with pytest.raises(CheckpointError, match=message):
-        read_model_config(write_config(tmp_path, PHI3, rope_scaling=scaling))
-
-
-@pytest.mark.parametrize(
-    ("share", "turned"), [(None, 16), (1.0, 16), (0.75, 12), (0.5, 8), (0.2, None), (0.1, None), (1.5, None)]
-)
-@pytest.mark.parametrize("new", [False, True])
-def test_phi3_may_turn_a_part_of_its_heads(share: float | None, turned: int | None, new: bool, tmp_path: Path) -> None:
-    fields: dict[str, object] = {"partial_rotary_factor": share}
-    write_config(tmp_path, PHI3, **({"rope_parameters": fields} if new else fields))
-    if turned is None:
-        with pytest.raises(CheckpointError, match=r"partial_rotary_factor is .* it must be at most 1 and give an even"):
-            read_model_config(tmp_path)
-    else:
-        assert read_model_config(tmp_path).rotary_dim == turned
-
-
-def test_qwen3_has_norms_of_heads_and_says_how_wide_they_are(tmp_path: Path) -> None:
-    config = read_model_config(write_config(tmp_path / "good", QWEN3, num_key_value_heads=2))
-    assert list(config.norms().items())[:4] == [
-        ("model.layers.0.input_layernorm.weight", 64),
-        ("model.layers.0.self_attn.q_norm.weight", 24),
-        ("model.layers.0.self_attn.k_norm.weight", 24),
-        ("model.layers.0.post_attention_layernorm.weight", 64),
-    ]
-    with pytest.raises(CheckpointError, match="head_dim is missing"):
-        read_model_config(write_config(tmp_path / "bad", without(QWEN3, "head_dim")))
 
 
 EOS: list[tuple[dict[str, object], dict[str, object] | None, tuple[int, ...]]] = [
@@ -394,17 +219,6 @@ def test_a_field_of_no_use_is_named(name: str, value: object, tmp_path: Path) ->
 def test_a_missing_field_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=f"{name} is missing"):
         read_model_config(write_config(tmp_path, without(SMALL_LLAMA, name)))
-
-
-@pytest.mark.parametrize("name", ["factor", "low_freq_factor", "high_freq_factor"])
-def test_a_missing_factor_is_named(name: str, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=f"rope_scaling.{name} is missing"):
-        read_model_config(write_config(tmp_path, rope_scaling=without(LLAMA3, name)))
-
-
-def test_factors_in_the_wrong_order(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"high_freq_factor is 1\.0; it must be above"):
-        read_model_config(write_config(tmp_path, rope_scaling={**LLAMA3, "high_freq_factor": 1.0}))
 
 
 @pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
