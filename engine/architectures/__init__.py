@@ -1,7 +1,7 @@
 """The model families that the engine runs, one file each.
 
-Every file has a function `traits`, which checks what only its own `config.json` can say. Adding a family means adding
-its file here.
+Each of their files has a function `traits`, which checks what only its own `config.json` can say. Adding a family means
+adding its file here. `traits` and `windows` are what they share.
 """
 
 from collections.abc import Callable
