@@ -116,6 +116,19 @@ def test_stop_strings_are_looked_for_in_the_answer_alone(daemon: FakeDaemon) -> 
     assert max(stopped["logprobs"]["text_offset"]) < len(stopped["text"])
 
 
+def test_an_answer_that_ends_at_once_has_an_entry_for_its_end(daemon: FakeDaemon) -> None:
+    """lm-evaluation-harness asks for one token and drops the last entry, whatever that token is."""
+    [end] = daemon.model.config.eos_ids
+    body: Json = {"prompt": [70, 71], "max_tokens": 1, "logprobs": 1, "logit_bias": {str(end): 100}}
+    found = choice(daemon, body)
+    assert (found["text"], found["finish_reason"]) == (daemon.tokenizer.decode([70, 71]), "stop")
+    assert found["logprobs"]["tokens"][2:] == [daemon.tokenizer.eos_token]
+    assert found["logprobs"]["token_logprobs"][2] == pytest.approx(LIKELIEST - 50)
+    assert found["logprobs"]["text_offset"][2] == len(found["text"])
+    assert choice(daemon, body | {"echo": False})["logprobs"]["tokens"] == []
+    assert choice(daemon, body | {"logprobs": None})["logprobs"] is None
+
+
 def test_choices_and_prompts_each_have_their_own(daemon: FakeDaemon) -> None:
     body = {"prompt": [[70, 71], [90, 91, 92]], "n": 2, "max_tokens": 1, "logprobs": 0}
     answer = post(daemon, body).json()
