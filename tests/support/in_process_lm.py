@@ -45,18 +45,18 @@ class InProcessLM(TemplateLM):  # type: ignore[misc]  # lm_eval is untyped where
         assert self._tokens.bos_id is not None
         return self._tokens.bos_id
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+    def tok_encode(self, string: str, **_: Any) -> list[int]:
         """Tokens of a text, without any for its beginning."""
         return self._tokens.encode(string, bos=False)
 
     def _loglikelihood_tokens(self, requests: Sequence[Request], **_: Any) -> list[tuple[float, bool]]:
         return [self._score(context, continuation) for _, context, continuation in requests]
 
-    def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
+    def loglikelihood_rolling(self, requests: Sequence[Instance], **_: Any) -> list[float]:
         """Log-likelihood of whole texts, in windows."""
         return [self._score_text(*request.args) for request in requests]
 
-    def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
+    def generate_until(self, requests: Sequence[Instance], **_: Any) -> list[str]:
         """No task here asks for it."""
         raise NotImplementedError
 
@@ -65,7 +65,9 @@ class InProcessLM(TemplateLM):  # type: ignore[misc]  # lm_eval is untyped where
         self._model.close()
 
     def _score_text(self, text: str) -> float:
-        windows = get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, self._window - 1, context_len=1)
+        windows = get_rolling_token_windows(
+            self.tok_encode(text), self.prefix_token_id, self._window - 1, context_len=1
+        )
         return sum(self._score(*make_disjoint_window(window))[0] for window in windows)
 
     def _score(self, context: list[int], continuation: list[int]) -> tuple[float, bool]:
@@ -78,11 +80,14 @@ class InProcessLM(TemplateLM):  # type: ignore[misc]  # lm_eval is untyped where
     def _logits(self, tokens: list[int]) -> Floats:
         """After each of `tokens`: f32 [tokens, vocab]."""
         found: list[Floats] = []
+
+        def read(_position: int, logits: Floats) -> None:
+            found.append(logits.copy())
+
         ids = np.array(tokens, np.int64)
         sequence = self._model.new_sequence(len(tokens))
         try:
             for chunk in chunks(0, len(tokens)):
-                read = lambda _position, logits: found.append(logits.copy())  # noqa: E731
                 self._model.forward([Segment(sequence, ids[chunk.start : chunk.stop], read)])
         finally:
             self._model.release(sequence)

@@ -61,10 +61,14 @@ def test_stop(said: dict[str, Any]) -> None:
 
 def test_errors_have_the_clients_own_classes(said: dict[str, Any]) -> None:
     assert said["errors"]["model"] == {
-        "class": "NotFoundError", "status": 404, "code": "model_not_found", "param": "model",
+        "class": "NotFoundError",
+        "status": 404,
+        "code": "model_not_found",
+        "param": "model",
     }
     assert (said["errors"]["context"]["class"], said["errors"]["context"]["code"]) == (
-        "BadRequestError", "context_length_exceeded",
+        "BadRequestError",
+        "context_length_exceeded",
     )
     assert (said["errors"]["key"]["class"], said["errors"]["key"]["code"]) == ("AuthenticationError", "invalid_api_key")
 
