@@ -94,8 +94,10 @@ def test_offsets_cut_the_text_into_the_tokens(daemon: FakeDaemon) -> None:
 
 @pytest.mark.parametrize("prompt", ["Hello 🎉", "Hello " * 120])
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_streamed_is_the_same(daemon: FakeDaemon, prompt: str, count: int) -> None:
-    body: Json = {"prompt": prompt, "max_tokens": count, "logprobs": 2}
+@pytest.mark.parametrize("end", [-100, 100])
+def test_streamed_is_the_same(daemon: FakeDaemon, prompt: str, count: int, end: int) -> None:
+    [end_token] = daemon.model.config.eos_ids
+    body: Json = {"prompt": prompt, "max_tokens": count, "logprobs": 2, "logit_bias": {str(end_token): end}}
     whole = choice(daemon, body)
     lines = [line for line in post(daemon, body | {"stream": True}).text.split("\n\n") if line]
     parts = [json.loads(line.removeprefix("data: "))["choices"][0] for line in lines[:-1]]
