@@ -11,9 +11,9 @@ from flexquant.engine.exllamav2.arenas import CardArenas
 from flexquant.engine.exllamav2.cache import CardCache
 from flexquant.engine.exllamav2.card import Card, Kernels
 from flexquant.engine.exllamav2.decoder import CardDecoder
-from flexquant.engine.exllamav2.limits import check_limits
 from flexquant.engine.exllamav2.form import Form
 from flexquant.engine.exllamav2.handles import Handles
+from flexquant.engine.exllamav2.limits import check_limits
 from flexquant.engine.kv_cache import KVType
 from flexquant.engine.memory.process import anonymous_bytes
 from flexquant.engine.memory.registry import MemoryRegistry

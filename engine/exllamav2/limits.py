@@ -11,7 +11,7 @@ def beyond_the_card(ensemble: Ensemble) -> str | None:
     """
     config = ensemble.config
     if any(module.columns is not None for module in ensemble.manifest.modules):
-        return "the ensemble is cut into column slices, and exllamav2 runs whole layers only"
+        return "the ensemble is cut into column slices (--max-step), and exllamav2 runs whole layers only"
     if config.head_norms:
         return f"norms of query and key heads ({config.architecture}) are computed on the CPU only"
     if config.rotary_dim != config.head_dim:
