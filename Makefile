@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+E2E_VENV ?= .venv-e2e
 # A CPU build of torch is enough. On Linux the default index carries the CUDA build (several GB);
 # set TORCH_INDEX_URL to PyTorch's CPU wheel index to get the small one.
 TORCH ?= torch==2.13.*
@@ -17,8 +18,10 @@ FILE_LIST := $(shell { find $(PACKAGES) -name '*.py' -not -path '*/__pycache__/*
 INSTALLED := $(VENV)/.installed-$(FILE_LIST)
 DEVELOPMENT := $(VENV)/.development-$(FILE_LIST)
 BENCHMARK := $(VENV)/.benchmark-$(FILE_LIST)
+CLIENTS := $(E2E_VENV)/.clients-$(shell cksum pyproject.toml | cut -d' ' -f1)
+NODE_CLIENT := tests/e2e/node/node_modules/.package-lock.json
 
-.PHONY: help serve test test-slow check format native-test native-sanitize native-arm soak bench demo clean
+.PHONY: help serve test test-slow test-e2e check format native-test native-sanitize native-arm soak bench demo clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 17
@@ -31,6 +34,10 @@ test: $(DEVELOPMENT)  ## run the test suite (ARGS="-k name ...")
 
 test-slow: $(DEVELOPMENT)  ## run the tests that take minutes
 	$(VENV)/bin/pytest -m slow $(ARGS)
+
+# Warnings are other people's here.
+test-e2e: $(DEVELOPMENT) $(CLIENTS) $(NODE_CLIENT)  ## run other people's clients against the daemon; needs Node 20 and npm
+	$(E2E_VENV)/bin/python -m pytest -m clients -W ignore tests/e2e/clients $(ARGS)
 
 check: $(DEVELOPMENT)  ## formatting, lint and types
 	$(VENV)/bin/ruff format --check .
@@ -65,7 +72,7 @@ demo: $(INSTALLED)  ## rebuild the embedded demo ensemble from the committed che
 	cp -r build/demo server/demo
 
 clean:  ## remove the environment and everything that was generated
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info engine/native/*.so
+	rm -rf $(VENV) $(E2E_VENV) tests/e2e/node/node_modules build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info engine/native/*.so
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -82,6 +89,20 @@ $(INSTALLED): $(VENV)/bin/python
 $(DEVELOPMENT): $(INSTALLED)
 	rm -f $(VENV)/.development-*
 	$(VENV)/bin/pip install --quiet --group dev
+	touch $@
+
+# An environment on top of the other one: what clients bring along, or want in another version, changes nothing for
+# `make test` and `make check`.
+$(CLIENTS): | $(DEVELOPMENT)
+	rm -rf $(E2E_VENV)
+	$(VENV)/bin/python -m venv --without-pip $(E2E_VENV)
+	$(VENV)/bin/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
+	  > $$($(E2E_VENV)/bin/python -c 'import site; print(site.getsitepackages()[0])')/below.pth
+	$(E2E_VENV)/bin/python -m pip install --quiet --group e2e
+	touch $@
+
+$(NODE_CLIENT): tests/e2e/node/package.json tests/e2e/node/package-lock.json
+	npm --prefix tests/e2e/node ci --no-audit --no-fund
 	touch $@
 
 # llama.cpp is compiled for this machine: a comparison with a portable build of it would be unfair.

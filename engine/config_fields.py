@@ -5,7 +5,7 @@ import reprlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 from flexquant.engine.errors import CheckpointError, UnsupportedModelError
 
@@ -100,7 +100,7 @@ class ConfigFields:
         value = self._fields.get(name)
         if value is None and default is not None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
+        if not _is_positive(value):
             raise self.invalid(name, "a number above 0")
         return float(value)
 
@@ -143,6 +143,17 @@ class ConfigFields:
             raise self.invalid(name, "a list of strings")
         return tuple(value)
 
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """A list of finite numbers above 0.
+
+        Raises:
+            CheckpointError: It is something else, or absent.
+        """
+        value = self._fields.get(name)
+        if not isinstance(value, list) or not all(map(_is_positive, value)):
+            raise self.invalid(name, "a list of numbers above 0")
+        return tuple(map(float, value))
+
     def token_ids(self, name: str) -> tuple[int, ...]:
         """One token id or a list of them; empty if absent. -1, which some files say for "none", is left out.
 
@@ -169,3 +180,8 @@ class ConfigFields:
         if value is not None and not isinstance(value, dict):
             raise self.invalid(name, "an object")
         return ConfigFields(self.path, value or {}, f"{self._prefix}{name}.")
+
+
+def _is_positive(value: object) -> TypeGuard[int | float]:
+    """Whether it is a finite number above 0."""
+    return not isinstance(value, bool) and isinstance(value, int | float) and 0 < value <= sys.float_info.max

@@ -1,4 +1,4 @@
-"""The decoder of the Llama family: Llama 1, 2 and 3, Qwen2 and 2.5 (Touvron et al., arXiv 2302.13971)."""
+"""The decoder of the Llama family (Touvron et al., arXiv 2302.13971), which `architectures` lists."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,15 @@ from torch import Tensor
 
 from flexquant.engine.attention import Attend, PagedAttention
 from flexquant.engine.kv_cache import KVCache
-from flexquant.engine.model_config import FINAL_NORM, HEAD, ModelConfig, input_norm, post_norm
+from flexquant.engine.model_config import (
+    FINAL_NORM,
+    HEAD,
+    ModelConfig,
+    input_norm,
+    key_norm,
+    post_norm,
+    query_norm,
+)
 from flexquant.engine.rope import RopeTable, Rotation
 from flexquant.engine.segment import Floats, Segment, extend, nothing, parts
 from flexquant.engine.weights import Weights
@@ -24,6 +32,8 @@ class _LayerKeys:
     q: str
     k: str
     v: str
+    query_norm: str
+    key_norm: str
     o: str
     post_norm: str
     gate: str
@@ -42,7 +52,7 @@ class Decoder:
     def __init__(self, config: ModelConfig, weights: Weights) -> None:
         self.config = config
         self.weights = weights
-        self._rope = RopeTable(config.rope, config.head_dim)
+        self._rope = RopeTable(config.rope, config.rotary_dim)
         self._keys = [_layer_keys(config, layer) for layer in range(config.layers)]
 
     @torch.inference_mode()
@@ -108,15 +118,20 @@ class Decoder:
         return logits.numpy()
 
     def _layer(self, i: int, hidden: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
-        keys, linear, head_dim = self._keys[i], self.weights.linear, self.config.head_dim
+        keys, linear = self._keys[i], self.weights.linear
         x = self._norm(keys.input_norm, hidden)
-        q = rotate(linear(keys.q, x).view(len(x), -1, head_dim), rotation)  # [rows, heads, head_dim]
-        k = rotate(linear(keys.k, x).view(len(x), -1, head_dim), rotation)  # [rows, kv_heads, head_dim]
-        v = linear(keys.v, x).view(len(x), -1, head_dim)
+        q = rotate(self._heads(keys.q, keys.query_norm, x), rotation)  # [rows, heads, head_dim]
+        k = rotate(self._heads(keys.k, keys.key_norm, x), rotation)  # [rows, kv_heads, head_dim]
+        v = linear(keys.v, x).view(len(x), -1, self.config.head_dim)
         hidden = hidden + linear(keys.o, attend(i, q, k, v))
         x = self._norm(keys.post_norm, hidden)
         gated = F.silu(linear(keys.gate, x), inplace=True).mul_(linear(keys.up, x))  # [rows, intermediate]
         return hidden.add_(linear(keys.down, gated))
+
+    def _heads(self, key: str, norm: str, x: Tensor) -> Tensor:
+        """Project rows to queries or keys, through the norm of heads if there is one: [rows, heads, head_dim]."""
+        heads = self.weights.linear(key, x).view(len(x), -1, self.config.head_dim)
+        return self._norm(norm, heads) if self.config.head_norms else heads
 
     def _norm(self, key: str, x: Tensor) -> Tensor:
         """RMS norm (Zhang and Sennrich, arXiv 1910.07467) over the last dimension."""
@@ -124,11 +139,18 @@ class Decoder:
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn queries or keys by their positions: f32 [rows, heads, head_dim] -> the same shape, a copy."""
+    """Turn queries or keys by their positions: f32 [rows, heads, head_dim] -> the same shape, a copy.
+
+    Dimensions behind those that the rotation has stay as they are.
+    """
     cos, signed_sin = torch.from_numpy(rotation.cos), torch.from_numpy(rotation.signed_sin)
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), signed_sin)
+    turning, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+    turned = torch.addcmul(turning * cos, turning.roll(turning.shape[-1] // 2, dims=-1), signed_sin)
+    return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned
 
 
 def _layer_keys(config: ModelConfig, layer: int) -> _LayerKeys:
     q, k, v, o, gate, up, down = (shape.key for shape in config.linears() if shape.layer == layer)
-    return _LayerKeys(input_norm(layer), q, k, v, o, post_norm(layer), gate, up, down)
+    return _LayerKeys(
+        input_norm(layer), q, k, v, query_norm(layer), key_norm(layer), o, post_norm(layer), gate, up, down
+    )

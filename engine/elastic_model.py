@@ -1,5 +1,6 @@
 """A model that gives memory back while it answers: the backend that the rest of FlexQuant is about."""
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -22,6 +23,8 @@ from flexquant.engine.residency import Residency
 from flexquant.engine.segment import Floats, Segment, Tokens, nothing
 from flexquant.engine.store_reader import StoreReader
 from flexquant.engine.swap import Swapper
+
+log = logging.getLogger(__name__)
 
 
 class ElasticModel:
@@ -100,6 +103,10 @@ class ElasticModel:
             ValueError: `position` is outside 0..N.
         """
         compute = choose_compute() if compute is None else compute
+        if ensemble.config.context_limit is not None:
+            log.warning(
+                "the context is limited to %d tokens: %s", ensemble.config.context, ensemble.config.context_limit
+            )
         residency = plan_residency(ensemble, compute, sequence)
         needs = MemoryNeeds.of(ensemble, compute, sequence=sequence, kv_dtype=kv_dtype, context=context)
         registry = MemoryRegistry(fixed=needs.fixed, embedding=ensemble.manifest.embedding_bytes, scratch=needs.scratch)

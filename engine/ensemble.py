@@ -78,8 +78,8 @@ class Ensemble:
                 raise EnsembleError(f"{store / TOKENIZER}: the tokenizer is missing", hint=_BUILD_AGAIN)
         for index in indexes.values():
             _check_shape(index, EMBEDDING, (config.vocab_size, config.hidden_size))
-            for norm in config.norms():
-                _check_shape(index, norm, (config.hidden_size,))
+            for norm, length in config.norms().items():
+                _check_shape(index, norm, (length,))
         for other in others:
             _check_same_model(indexes[first], config, indexes[other])
         embedding = indexes[first][EMBEDDING]

@@ -58,7 +58,7 @@ class MemoryNeeds:
                 **({"attention": attention} if attention else {}),
             },
             scratch_per_token=per_token,
-            fixed=len(config.norms()) * config.hidden_size * np.dtype(np.float32).itemsize,
+            fixed=sum(config.norms().values()) * np.dtype(np.float32).itemsize,
             kv_page=page_rounded(page_bytes(config, kv_dtype)),
         )
 

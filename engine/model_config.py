@@ -1,29 +1,19 @@
 """Shape and settings of a model, read from a Hugging Face `config.json`."""
 
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from flexquant.engine.architectures import ARCHITECTURES
+from flexquant.engine.architectures.traits import Traits
 from flexquant.engine.config_fields import ConfigFields
 from flexquant.engine.errors import CheckpointError
+from flexquant.engine.rope_settings import Rope, read_rope, read_rotary_dim
 
 EMBEDDING: Final = "model.embed_tokens.weight"
 FINAL_NORM: Final = "model.norm.weight"
 HEAD: Final = "lm_head"
-
-
-@dataclass(frozen=True, slots=True)
-class Rope:
-    """Rotary position embedding. The factors count for `kind` "linear" and "llama3" only."""
-
-    theta: float
-    kind: Literal["default", "linear", "llama3"] = "default"
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_context: int = 8192
-    """Tokens of the context before scaling (llama3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +39,17 @@ class ModelConfig:
     heads: int
     kv_heads: int
     head_dim: int
+    rotary_dim: int
+    """Features of a head, from the first on, that are turned by the position."""
     vocab_size: int
     context: int
-    """Tokens that the model was made for."""
+    """Most tokens of a sequence."""
+    context_limit: str | None
+    """Why that is less than `max_position_embeddings`; None if it is not."""
     norm_eps: float
     rope: Rope
+    head_norms: bool
+    """RMS norms of every query and key head before it is turned."""
     tied_head: bool
     attention_bias: bool
     """On q, k and v."""
@@ -81,14 +77,30 @@ class ModelConfig:
             ]
         return [*shapes, LinearShape(HEAD, self.hidden_size, self.vocab_size, bias=False, layer=None)]
 
-    def norms(self) -> list[str]:
-        """Names of all norm weights, each [hidden_size]."""
-        return [name for layer in range(self.layers) for name in (input_norm(layer), post_norm(layer))] + [FINAL_NORM]
+    def norms(self) -> dict[str, int]:
+        """Lengths of all norm weights by name, in the order of the forward pass."""
+        found: dict[str, int] = {}
+        for layer in range(self.layers):
+            found[input_norm(layer)] = self.hidden_size
+            if self.head_norms:
+                found |= {query_norm(layer): self.head_dim, key_norm(layer): self.head_dim}
+            found[post_norm(layer)] = self.hidden_size
+        return found | {FINAL_NORM: self.hidden_size}
 
 
 def input_norm(layer: int) -> str:
     """Name of the norm weight before attention."""
     return f"model.layers.{layer}.input_layernorm.weight"
+
+
+def query_norm(layer: int) -> str:
+    """Name of the weight that the norms of all query heads share, if there are any."""
+    return f"model.layers.{layer}.self_attn.q_norm.weight"
+
+
+def key_norm(layer: int) -> str:
+    """Name of the weight that the norms of all key heads share, if there are any."""
+    return f"model.layers.{layer}.self_attn.k_norm.weight"
 
 
 def post_norm(layer: int) -> str:
@@ -129,7 +141,10 @@ def read_model_config(folder: Path) -> ModelConfig:
     head_dim = fields.size("head_dim", hidden // heads)
     if head_dim % 2:
         raise CheckpointError(f"{fields.path}: head_dim is {head_dim}; rotary embedding needs an even one")
-    context = fields.size("max_position_embeddings", traits.default_context)
+    rotary_dim = read_rotary_dim(fields, head_dim, partial=traits.partial_rotary)
+    declared = fields.size("max_position_embeddings", traits.default_context)
+    rope = read_rope(fields, context=declared, rotary_dim=rotary_dim)
+    context, limit = _limited_context(declared, traits, rope)
     bos = fields.token_ids("bos_token_id")
     return ModelConfig(
         architecture=model_type,
@@ -139,10 +154,13 @@ def read_model_config(folder: Path) -> ModelConfig:
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
+        rotary_dim=rotary_dim,
         vocab_size=fields.size("vocab_size"),
         context=context,
-        norm_eps=fields.number("rms_norm_eps", 1e-6),
-        rope=_read_rope(fields, context),
+        context_limit=limit,
+        norm_eps=fields.number("rms_norm_eps", traits.default_norm_eps),
+        rope=rope,
+        head_norms=traits.head_norms,
         tied_head=fields.flag("tie_word_embeddings", default=False),
         attention_bias=traits.attention_bias,
         output_bias=traits.output_bias,
@@ -150,6 +168,16 @@ def read_model_config(folder: Path) -> ModelConfig:
         bos_id=(bos[0] if bos else None) if "bos_token_id" in fields else traits.default_bos,
         eos_ids=_read_eos(fields, traits.default_eos),
     )
+
+
+def _limited_context(declared: int, traits: Traits, rope: Rope) -> tuple[int, str | None]:
+    """Tokens up to which the engine computes what the model was trained to, and what keeps them below `declared`."""
+    limits: list[tuple[int, str | None]] = [(declared, None)]
+    if traits.window is not None:
+        limits.append((traits.window, "sliding_window is that long, and attention that forgets is not supported"))
+    if rope.kind == "longrope":
+        limits.append((rope.original_context, "beyond, the long factors of its longrope are not supported"))
+    return min(limits, key=itemgetter(0))
 
 
 def _read_eos(fields: ConfigFields, default: tuple[int, ...]) -> tuple[int, ...]:
@@ -160,41 +188,3 @@ def _read_eos(fields: ConfigFields, default: tuple[int, ...]) -> tuple[int, ...]
     if "eos_token_id" not in fields and not found:
         return default
     return tuple(dict.fromkeys(found))
-
-
-def _read_rope(fields: ConfigFields, context: int) -> Rope:
-    """Rotary settings in either spelling.
-
-    Old: `rope_theta` beside `rope_scaling` = {"type" or "rope_type", factor, ...}. New: `rope_parameters` =
-    {rope_theta, rope_type, factor, ...}. Where both are there, transformers prefers `rope_scaling`; so do we.
-    """
-    scaling = fields.section("rope_scaling") or fields.section("rope_parameters")
-    theta = scaling.number("rope_theta", fields.number("rope_theta", 10000.0))
-    for kind in ("full_attention", "sliding_attention"):
-        if scaling.has(kind):
-            raise scaling.unsupported(kind, "a rotary embedding per kind of layer")
-    for place in (scaling, fields):
-        if place.number("partial_rotary_factor", 1.0) != 1.0:
-            raise place.unsupported("partial_rotary_factor", "rotating a part of the head", "1.0")
-    spelling = "rope_type" if scaling.has("rope_type") else "type"
-    match scaling.text(spelling, "default"):
-        case "default":
-            return Rope(theta)
-        case "linear":
-            return Rope(theta, "linear", factor=scaling.number("factor"))
-        case "llama3":
-            low, high = scaling.number("low_freq_factor"), scaling.number("high_freq_factor")
-            if low >= high:
-                raise scaling.invalid("high_freq_factor", f"above low_freq_factor, {low}")
-            return Rope(
-                theta,
-                "llama3",
-                factor=scaling.number("factor"),
-                low_freq_factor=low,
-                high_freq_factor=high,
-                original_context=scaling.size(
-                    "original_max_position_embeddings", fields.size("original_max_position_embeddings", context)
-                ),
-            )
-        case _:
-            raise scaling.unsupported(spelling, "this rope scaling", "default, linear, llama3")

@@ -9,6 +9,7 @@ import math
 import os
 import reprlib
 import struct
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -81,6 +82,17 @@ class TensorEntry:
             stride=row_bytes if rows and last - first < width else None,
         )
 
+    def rows(self, name: str, first: int, last: int) -> "TensorEntry":
+        """Rows [first, last) of a matrix that is in one piece, as a tensor of that name."""
+        row_bytes = self.nbytes // self.shape[0]
+        return replace(
+            self,
+            name=name,
+            shape=(last - first, *self.shape[1:]),
+            offset=self.offset + first * row_bytes,
+            nbytes=(last - first) * row_bytes,
+        )
+
 
 class TensorIndex:
     """All tensors of a folder's `*.safetensors` files. Nothing but headers is read until a tensor is asked for."""
@@ -115,6 +127,11 @@ class TensorIndex:
             return self._entries[name]
         except KeyError:
             raise CheckpointError(f"{self.folder}: tensor {name} is missing") from None
+
+    def replacing(self, parts: Mapping[str, Iterable[TensorEntry]]) -> "TensorIndex":
+        """The same tensors, but in place of each named one those that are given for it."""
+        kept = {name: entry for name, entry in self._entries.items() if name not in parts}
+        return TensorIndex(self.folder, kept | {entry.name: entry for of_one in parts.values() for entry in of_one})
 
     def names(self) -> list[str]:
         """Names of all tensors, sorted."""

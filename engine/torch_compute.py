@@ -43,11 +43,12 @@ class TorchCompute:
     def scratch(self, ensemble: Ensemble) -> Mapping[str, int]:
         """See `Compute`. Files are read straight into their arena, so there is no staging memory.
 
-        `pass` holds what a layer keeps at its widest: eight rows of hidden states and four of the MLP, the copy of its
-        inputs that `linear` makes included.
+        `pass` holds what a layer keeps at its widest: eight rows of hidden states or queries and four of the MLP, the
+        copy of its inputs that `linear` makes included.
         """
         config = ensemble.config
-        row = torch.float32.itemsize * (8 * config.hidden_size + 4 * config.intermediate_size)
+        widest = max(config.hidden_size, config.heads * config.head_dim)
+        row = torch.float32.itemsize * (8 * widest + 4 * config.intermediate_size)
         return {
             "dequantize": max(scratch_bytes(shape.in_features) for shape in config.linears()),
             "pass": CHUNK_TOKENS * row,

@@ -11,6 +11,7 @@ from flexquant.engine.errors import CheckpointError
 from flexquant.engine.exl2.dequantize import Exl2Matrix, dequantize
 from flexquant.engine.exl2.disk_layout import layout, matrix_from, size_bytes
 from flexquant.engine.exl2.spec import Exl2Spec, is_quantized, read_spec
+from flexquant.engine.fused_projections import with_separate_projections
 from flexquant.engine.mapped_embedding import MappedEmbedding
 from flexquant.engine.model_config import EMBEDDING, HEAD, LinearShape, ModelConfig
 from flexquant.engine.tensor_index import TensorEntry, TensorIndex, read_into
@@ -25,7 +26,7 @@ class Weights(Protocol):
         ...
 
     def norm(self, key: str) -> Tensor:
-        """Return a norm's weight: f32 [hidden]."""
+        """Return a norm's weight: f32 [hidden], or [head_dim] of the norms of heads."""
         ...
 
     def linear(self, key: str, x: Tensor) -> Tensor:
@@ -45,14 +46,14 @@ class DenseWeights:
     """
 
     def __init__(self, index: TensorIndex, config: ModelConfig) -> None:
-        self._index = index
+        self._index = with_separate_projections(index, config.linears())
         self._shapes = {shape.key: shape for shape in config.linears()}
         self._tied_head = config.tied_head
         self._kept: dict[str, Tensor] = {}
         _check(index[EMBEDDING], (config.vocab_size, config.hidden_size))
         self._embedding = MappedEmbedding(index[EMBEDDING])
-        for name in config.norms():
-            _check(index[name], (config.hidden_size,))
+        for name, length in config.norms().items():
+            _check(index[name], (length,))
         for shape in self._shapes.values():
             self._check_linear(shape)
 

@@ -50,7 +50,7 @@ class HybridWeights:
         return self._common.embed(tokens)
 
     def norm(self, key: str) -> Tensor:
-        """Return a norm's weight: f32 [hidden]."""
+        """See `Weights`."""
         return self._common.norm(key)
 
     def linear(self, key: str, x: Tensor) -> Tensor:

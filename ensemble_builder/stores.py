@@ -145,7 +145,7 @@ def embedding_bytes(store: Store) -> int:
 
 def parameter_count(config: ModelConfig) -> int:
     """Return the number of weights: embedding included, tied weights once."""
-    norms = len(config.norms()) * config.hidden_size
+    norms = sum(config.norms().values())
     linears = sum(
         shape.in_features * shape.out_features + (shape.out_features if shape.bias else 0)
         for shape in config.linears()

@@ -47,6 +47,7 @@ class Answer:
             score_prompt=request.scores_prompt,
         )
         self._echo = request.prompt if request.echo else ()
+        self._scores_all = request.scores_prompt
         self._text = tokenizer.stream()
         self._stops = StopMatcher(request.stops)
         self._marks = TokenMarks()
@@ -90,6 +91,8 @@ class Answer:
         text = self._read_prompt()
         if token is not None and ended != "stop":
             text += self._stops.push(self._read(token, self._generation.score))
+        elif self._scores_all and self._generation.score is not None:
+            self._marks.read(self._generation.score, "")
         if ended is not None and not self._stops.stopped:
             text += self._stops.push(self._text.flush())
         reason: Literal["stop", "length"] | None = "stop" if self._stops.stopped else ended

@@ -120,7 +120,9 @@ def generation_requests(
         least = 0 if max_tokens == 0 else 1
         if room < least:
             raise ContextLengthError(
-                f"The prompt has {len(prompt)} tokens; the context holds {context} for prompt and answer together.",
+                # Clients tell this error by its words: litellm by the first ones, LangChain by "prompt is too long".
+                f"This model's maximum context length is {context} tokens, for prompt and answer together; "
+                f"the prompt is too long: it has {len(prompt)}.",
                 tokens=len(prompt) + least,
                 limit=context,
             )

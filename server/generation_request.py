@@ -40,7 +40,7 @@ class GenerationRequest:
 
     @property
     def scores_prompt(self) -> bool:
-        """Whether all of the prompt has to be computed, for its tokens' scores."""
+        """Whether every token is scored: all of the prompt, which has to be computed then, and the end of sequence."""
         return self.echo and self.logprobs is not None
 
 

@@ -21,8 +21,9 @@ class Demand:
         working: Everything beside weights and KV pages: scratch, activations, buffers of the server.
         kv_page: One KV page.
         page_tokens: Tokens per KV page.
-        context: Most tokens that the model was made for.
+        context: Most tokens of a sequence that the model runs with.
         working_per_token: Beside `working`, for each token of the context, however many sequences there are.
+        context_limit: Why `context` is less than the model declares, if it is.
     """
 
     weights: Sequence[int]
@@ -31,6 +32,7 @@ class Demand:
     page_tokens: int
     context: int
     working_per_token: int = 0
+    context_limit: str | None = None
 
     def of_context(self, tokens: int) -> int:
         """Bytes that a sequence of `tokens` takes: KV pages, and memory to work with."""
@@ -99,7 +101,9 @@ def plan_start(
         if position is not None and position > last:
             raise UsageError(f"{flag} {position}: this model has positions 0 to {last}")
     if context is not None and context > demand.context:
-        raise UsageError(f"--context {context}: this model was made for at most {demand.context} tokens")
+        raise UsageError(
+            f"--context {context}: this model runs with at most {demand.context} tokens", hint=demand.context_limit
+        )
     worst = last if worst_position is None else worst_position
     if context is None:
         context = _default_context(demand, room, worst)

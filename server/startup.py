@@ -173,17 +173,18 @@ def choose_device(settings: Settings, ensemble: Ensemble) -> tuple[Compute, Plac
 
     Raises:
         UsageError: The GPU that is asked for cannot be used, or there are no such kernels.
+        UnsupportedModelError: The GPU that is asked for does not run the model's family.
     """
     # Imported late: machines without a GPU have no use for it.
+    from flexquant.engine.exllamav2.limits import beyond_the_card
     from flexquant.engine.exllamav2.open import card_compute, card_is_there
 
     on_card = settings.device == "cuda"
     if settings.device == "auto" and settings.kernels == AUTO and card_is_there():
-        on_card = all(module.columns is None for module in ensemble.manifest.modules)
+        why = beyond_the_card(ensemble)
+        on_card = why is None
         if not on_card:
-            log.warning(
-                "computing on the CPU: the ensemble is cut into column slices, and a GPU runs whole layers only"
-            )
+            log.warning("the GPU is not used: %s", why)
     if on_card:
         card = card_compute(keep_copies=settings.keep_copies)
         log.info("computing with %s on %s", card.name, card.card.name)
@@ -220,6 +221,7 @@ def demand_of(ensemble: Ensemble, compute: Compute, sequence: str | None = None)
         page_tokens=PAGE_TOKENS,
         context=ensemble.config.context,
         working_per_token=needs.scratch_per_token,
+        context_limit=ensemble.config.context_limit,
     )
 
 

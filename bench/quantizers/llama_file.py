@@ -11,10 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.quantizers.package import package
+from flexquant.engine.errors import UnsupportedModelError
 from flexquant.engine.model_config import EMBEDDING, FINAL_NORM, HEAD, ModelConfig, input_norm, post_norm
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.torch_tensors import read_tensor
 
+_ARCHITECTURES: Final = ("llama", "qwen2")
+"""Whose names here and there are the same."""
 _TURNED: Final = ("llama",)
 """Architectures in which llama.cpp rotates neighbouring features of a head, not the two halves of it."""
 _PROJECTIONS: Final = {
@@ -63,8 +66,14 @@ def write_llama_file(path: Path, index: TensorIndex, config: ModelConfig) -> Non
 
     Raises:
         CheckpointError: A tensor is missing or cannot be read.
+        UnsupportedModelError: The file would need another name for the architecture, or tensors that it does not get.
         FlexQuantError: The package `gguf` is missing.
     """
+    if config.architecture not in _ARCHITECTURES:
+        raise UnsupportedModelError(
+            f"{index.folder}: models of the architecture {config.architecture} cannot be compared with llama.cpp's",
+            hint=f"These can: {', '.join(_ARCHITECTURES)}.",
+        )
     writer = package("gguf").GGUFWriter(path, config.architecture)
     _add_settings(writer, config)
     names = list(_tensors(config))

@@ -19,3 +19,11 @@ class Traits:
     """Where config.json has no `bos_token_id`."""
     default_eos: tuple[int, ...]
     """Where neither config.json nor generation_config.json has an `eos_token_id`."""
+    default_norm_eps: float = 1e-6
+    """Where config.json has no `rms_norm_eps`."""
+    head_norms: bool = False
+    """Every head of the queries and of the keys goes through an RMS norm before it is turned by its position."""
+    partial_rotary: bool = False
+    """Whether `partial_rotary_factor` may be less than 1."""
+    window: int | None = None
+    """Tokens that the attention of some layer sees at most, the row's own included; None: all that are there."""

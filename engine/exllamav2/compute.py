@@ -13,6 +13,7 @@ from flexquant.engine.exllamav2.card import Card, Kernels
 from flexquant.engine.exllamav2.decoder import CardDecoder
 from flexquant.engine.exllamav2.form import Form
 from flexquant.engine.exllamav2.handles import Handles
+from flexquant.engine.exllamav2.limits import check_limits
 from flexquant.engine.kv_cache import KVType
 from flexquant.engine.memory.process import anonymous_bytes
 from flexquant.engine.memory.registry import MemoryRegistry
@@ -55,7 +56,12 @@ class CardCompute:
         self._made: tuple[Kernels, Handles, CardArenas] | None = None
 
     def placement(self, ensemble: Ensemble) -> Placement:
-        """An ensemble's weights, keys and values lie on the card."""
+        """An ensemble's weights, keys and values lie on the card.
+
+        Raises:
+            UnsupportedModelError: The card does not run its model family.
+        """
+        check_limits(ensemble)
         return Placement(
             arenas=partial(self._make_arenas, ensemble),
             cache=self._make_cache,

@@ -130,11 +130,6 @@ def _tensors(spec: Exl2Spec) -> Iterator[tuple[str, str, tuple[int, ...]]]:
 def _check_rules(spec: Exl2Spec) -> None:
     """What the kernels take for granted and never check."""
     where = f"{spec.entries['q_groups'].file}: {spec.key}"
-    if not spec.whole:
-        raise CheckpointError(
-            f"{where}: the ensemble has it in column slices; exllamav2 runs whole layers only",
-            hint="Build the ensemble without --max-step for the GPU, or serve it with --device cpu.",
-        )
     if spec.in_features > np.iinfo(np.uint16).max + 1:
         raise CheckpointError(f"{where}: has {spec.in_features} inputs; exllamav2 runs layers of at most 65,536")
     widths = [run.bits for run in spec.runs]

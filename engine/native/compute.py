@@ -42,7 +42,7 @@ class NativeCompute:
 
     def scratch(self, ensemble: Ensemble) -> Mapping[str, int]:
         """See `Compute`. `staging` is where files are read before they are repacked, `pass` where chunks compute."""
-        row = 2 * ensemble.config.hidden_size + 2 * ensemble.config.head_dim  # hidden states and rotations, float32
+        row = 2 * ensemble.config.hidden_size + 2 * ensemble.config.rotary_dim  # hidden states and rotations, float32
         return {
             "staging": _staging(ensemble),
             "pass": page_rounded(_pass_bytes(ensemble)) + CHUNK_TOKENS * row * _FLOAT_BYTES,

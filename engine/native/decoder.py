@@ -17,7 +17,16 @@ from flexquant.engine.exl2.blocked_layout import LANES
 from flexquant.engine.kv_cache import KVCache, KVSequence, pages_for
 from flexquant.engine.mapped_embedding import MappedEmbedding
 from flexquant.engine.memory.arena import Arena
-from flexquant.engine.model_config import EMBEDDING, FINAL_NORM, HEAD, ModelConfig, input_norm, post_norm
+from flexquant.engine.model_config import (
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    ModelConfig,
+    input_norm,
+    key_norm,
+    post_norm,
+    query_norm,
+)
 from flexquant.engine.native import structs
 from flexquant.engine.native.library import load
 from flexquant.engine.native.linears import Linears, keys_of_layer
@@ -65,7 +74,7 @@ class NativeDecoder:
         self._places = Places(ensemble, residency, swapper)
         self._max_rows = max_rows
         self._scratch = scratch
-        self._rope = RopeTable(self.config.rope, self.config.head_dim)
+        self._rope = RopeTable(self.config.rope, self.config.rotary_dim)
         self._embedding = MappedEmbedding(ensemble.common[EMBEDDING])
         self._norms = {name: ensemble.common.floats(name) for name in self.config.norms()}
         self._linears = Linears(ensemble, self._places)
@@ -171,6 +180,9 @@ class NativeDecoder:
             setattr(layer, name, linear)
         layer.input_norm = self._norms[input_norm(i)].ctypes.data
         layer.post_norm = self._norms[post_norm(i)].ctypes.data
+        if self.config.head_norms:
+            layer.query_norm = self._norms[query_norm(i)].ctypes.data
+            layer.key_norm = self._norms[key_norm(i)].ctypes.data
         layer.index = i
         self._layers[i] = published, layer
         return layer
@@ -186,6 +198,7 @@ def shape_of(config: ModelConfig, *, half: bool = True) -> structs.Shape:
         head_dim=config.head_dim,
         kv_is_half=half,
         norm_eps=config.norm_eps,
+        rotary_dim=config.rotary_dim,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from flexquant.engine.errors import FlexQuantError
 
-ABI_VERSION: Final = 2
+ABI_VERSION: Final = 3
 """What cpp/api.cpp calls kAbiVersion."""
 FILE_NAME: Final = "libflexquant.so"
 
@@ -36,7 +36,7 @@ _SIGNATURES: Final[dict[str, tuple[object, list[object]]]] = {
     "fq_linear": (None, [_pointer, _pointer, _int, _int, _pointer, _pointer]),
     "fq_rms_norm": (None, [_pointer, _pointer, _int, _int, _float, _pointer]),
     "fq_swiglu": (None, [_pointer, _pointer, _int, _int, _pointer]),
-    "fq_rotate": (None, [_pointer, _pointer, _pointer, _int, _int, _int]),
+    "fq_rotate": (None, [_pointer, _pointer, _pointer, _int, _int, _int, _int]),
     "fq_attention": (None, [_pointer, _pointer, _int, _pointer, _pointer, _pointer, _pointer]),
     "fq_read": (ctypes.c_uint64, [_pointer, _long]),
 }

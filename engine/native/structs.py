@@ -65,7 +65,7 @@ class Shape(ctypes.Structure):
         ("head_dim", _int),
         ("kv_is_half", _int),
         ("norm_eps", ctypes.c_float),
-        ("reserved", _int),
+        ("rotary_dim", _int),
     ]
 
 
@@ -104,6 +104,8 @@ class Layer(ctypes.Structure):
         ("down", Linear),
         ("input_norm", _pointer),
         ("post_norm", _pointer),
+        ("query_norm", _pointer),
+        ("key_norm", _pointer),
         ("index", _int),
         ("reserved", _int),
     ]

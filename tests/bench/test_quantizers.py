@@ -10,12 +10,12 @@ from bench.quantizers.__main__ import main, parse_widths
 from bench.quantizers.equal_bits import equal_level, level_bits, store_bits
 from bench.quantizers.gguf_weights import StoredMatrix, bits_per_weight, types_told
 from bench.quantizers.importance import write_importance
-from bench.quantizers.llama_file import gguf_name, to_halves, to_neighbours, turned_heads
+from bench.quantizers.llama_file import gguf_name, to_halves, to_neighbours, turned_heads, write_llama_file
 from bench.quantizers.llama_quantizer import is_fallback
 from bench.quantizers.quality import Bench
 from bench.quantizers.report import Measured, Pair, markdown, plain, to_json
 from flexquant.engine.decoder import Decoder
-from flexquant.engine.errors import UsageError
+from flexquant.engine.errors import UnsupportedModelError, UsageError
 from flexquant.engine.model_config import HEAD, read_model_config
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.tokenizer import Tokenizer
@@ -188,3 +188,10 @@ def test_one_text_for_both_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     text = str(tmp_path / "text.txt")
     assert main([str(checkpoint), "--text", text, "--calibration", text]) == 2
     assert "are the same text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", ["mistral", "phi3", "qwen3"])
+def test_architectures_without_a_file_for_llama_are_refused_by_name(family: str, tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / family, family=family)
+    with pytest.raises(UnsupportedModelError, match=f"architecture {family} cannot"):
+        write_llama_file(tmp_path / "file", TensorIndex.open(checkpoint), read_model_config(checkpoint))

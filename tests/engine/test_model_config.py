@@ -1,28 +1,26 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, Qwen2Config
+from transformers import LlamaConfig, MistralConfig, Phi3Config, PreTrainedConfig, Qwen2Config, Qwen3Config
 
 from flexquant.engine.errors import CheckpointError, UnsupportedModelError
-from flexquant.engine.model_config import LinearShape, ModelConfig, Rope, read_model_config
+from flexquant.engine.model_config import LinearShape, ModelConfig, read_model_config
+from flexquant.engine.rope_settings import Rope
 from support.checkpoints import SMALL_LLAMA, write_config
+from support.family_configs import LLAMA3, LONGROPE, MISTRAL, PHI3, QWEN2, QWEN3, without
 
 DOCS_LLAMA = Path(__file__).parents[1] / "assets" / "docs-llama"
-QWEN2 = {**SMALL_LLAMA, "model_type": "qwen2"}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 512,
+FAMILIES: dict[str, type[PreTrainedConfig]] = {
+    "llama": LlamaConfig,
+    "mistral": MistralConfig,
+    "phi3": Phi3Config,
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
 }
-
-
-def without(fields: dict[str, object], *names: str) -> dict[str, object]:
-    return {name: value for name, value in fields.items() if name not in names}
 
 
 def test_a_trained_checkpoint() -> None:
@@ -34,10 +32,13 @@ def test_a_trained_checkpoint() -> None:
         heads=8,
         kv_heads=4,
         head_dim=32,
+        rotary_dim=32,
         vocab_size=4096,
         context=2048,
+        context_limit=None,
         norm_eps=1e-5,
         rope=Rope(10000.0),
+        head_norms=False,
         tied_head=True,
         attention_bias=False,
         output_bias=False,
@@ -47,17 +48,17 @@ def test_a_trained_checkpoint() -> None:
     )
 
 
-@pytest.mark.parametrize(("fields", "reference"), [(SMALL_LLAMA, LlamaConfig), (QWEN2, Qwen2Config)])
-def test_defaults_are_those_of_transformers(
-    fields: dict[str, object], reference: type[LlamaConfig | Qwen2Config], tmp_path: Path
-) -> None:
-    # Shapes have no default with us; a config of Qwen2 that is silent about KV heads means as many as heads.
-    theirs = reference.from_dict({**fields, "num_key_value_heads": None})
+@pytest.mark.parametrize("fields", [SMALL_LLAMA, QWEN2, QWEN3, MISTRAL, PHI3])
+def test_defaults_are_those_of_transformers(fields: dict[str, object], tmp_path: Path) -> None:
+    # Shapes have no default with us; a config that is silent about KV heads means as many as heads.
+    theirs: Any = FAMILIES[str(fields["model_type"])].from_dict({**fields, "num_key_value_heads": 4})
     ours = read_model_config(write_config(tmp_path, fields))
     assert ours.kv_heads == theirs.num_key_value_heads
     assert ours.head_dim == getattr(theirs, "head_dim", 16)
-    assert ours.context == theirs.max_position_embeddings
+    window = getattr(theirs, "sliding_window", None) or theirs.max_position_embeddings
+    assert ours.context == min(theirs.max_position_embeddings, window)
     assert ours.norm_eps == theirs.rms_norm_eps
+    assert theirs.rope_parameters.pop("partial_rotary_factor", 1.0) == 1.0
     assert theirs.rope_parameters == {"rope_theta": ours.rope.theta, "rope_type": ours.rope.kind}
     assert ours.tied_head == theirs.tie_word_embeddings
     assert ours.bos_id == theirs.bos_token_id
@@ -65,9 +66,9 @@ def test_defaults_are_those_of_transformers(
 
 
 @pytest.mark.parametrize("scaling", [None, {"rope_type": "linear", "factor": 4.0}, LLAMA3])
-@pytest.mark.parametrize("reference", [LlamaConfig, Qwen2Config])
+@pytest.mark.parametrize("reference", [LlamaConfig, Qwen2Config, Qwen3Config, MistralConfig])
 def test_what_transformers_saves_is_read(
-    scaling: dict[str, object] | None, reference: type[LlamaConfig | Qwen2Config], tmp_path: Path
+    scaling: dict[str, object] | None, reference: type[PreTrainedConfig], tmp_path: Path
 ) -> None:
     rope: dict[str, object] = {"rope_theta": 500_000.0, "rope_type": "default"} | (scaling or {})
     chosen = {
@@ -78,6 +79,7 @@ def test_what_transformers_saves_is_read(
         "tie_word_embeddings": True,
         "bos_token_id": 7,
         "eos_token_id": [8, 9],
+        "head_dim": 16,
     }
     reference.from_dict({**without(SMALL_LLAMA, "model_type"), **chosen}).save_pretrained(tmp_path)
     ours = read_model_config(tmp_path)
@@ -86,33 +88,6 @@ def test_what_transformers_saves_is_read(
     assert ours.rope.theta == 500_000.0
     assert ours.rope.kind == rope["rope_type"]
     assert ours.rope.factor == rope.get("factor", 1.0)
-
-
-ROPES: list[tuple[dict[str, object], Rope]] = [
-    ({}, Rope(10_000.0)),
-    ({"rope_theta": 5e5}, Rope(5e5)),
-    ({"rope_theta": 500000, "rope_scaling": None}, Rope(5e5)),
-    ({"rope_parameters": {"rope_theta": 5e5}}, Rope(5e5)),
-    ({"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}, "rope_theta": 1.0}, Rope(5e5)),
-    ({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2}}, Rope(5e5, "linear", 2.0)),
-    ({"rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}, Rope(5e5, "linear", 2.0)),
-    ({"rope_parameters": {"rope_theta": 5e5, "type": "linear", "factor": 2.0}}, Rope(5e5, "linear", 2.0)),
-    ({"rope_scaling": {**LLAMA3, "factor": 32.0}}, Rope(1e4, "llama3", 32.0, 1.0, 4.0, 512)),
-    ({"rope_parameters": {**LLAMA3, "rope_theta": 5e5}}, Rope(5e5, "llama3", 8.0, 1.0, 4.0, 512)),
-    (
-        {"rope_scaling": without(LLAMA3, "original_max_position_embeddings"), "max_position_embeddings": 99},
-        Rope(1e4, "llama3", 8.0, 1.0, 4.0, 99),
-    ),
-    (
-        {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "default"}},
-        Rope(1e4, "linear", 2.0),
-    ),
-]
-
-
-@pytest.mark.parametrize(("changes", "rope"), ROPES)
-def test_rope_in_both_spellings(changes: dict[str, object], rope: Rope, tmp_path: Path) -> None:
-    assert read_model_config(write_config(tmp_path, **changes)).rope == rope
 
 
 def test_linear_layers_in_the_order_of_the_forward_pass(tmp_path: Path) -> None:
@@ -130,31 +105,16 @@ def test_linear_layers_in_the_order_of_the_forward_pass(tmp_path: Path) -> None:
         LinearShape(f"{mlp}.down_proj", 96, 64, False, 1),
         LinearShape("lm_head", 64, 100, False, None),
     ]
-    assert config.norms() == [
-        "model.layers.0.input_layernorm.weight",
-        "model.layers.0.post_attention_layernorm.weight",
-        "model.layers.1.input_layernorm.weight",
-        "model.layers.1.post_attention_layernorm.weight",
-        "model.norm.weight",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("fields", "changes", "biases"),
-    [
-        (SMALL_LLAMA, {}, (False, False, False)),
-        (SMALL_LLAMA, {"attention_bias": True}, (True, True, False)),
-        (SMALL_LLAMA, {"mlp_bias": True}, (False, False, True)),
-        (QWEN2, {}, (True, False, False)),
-        (QWEN2, {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 1}, (True, False, False)),
-        (QWEN2, {"layer_types": ["full_attention", "full_attention"]}, (True, False, False)),
-    ],
-)
-def test_biases(
-    fields: dict[str, object], changes: dict[str, object], biases: tuple[bool, bool, bool], tmp_path: Path
-) -> None:
-    config = read_model_config(write_config(tmp_path, fields, **changes))
-    assert (config.attention_bias, config.output_bias, config.mlp_bias) == biases
+    assert config.norms() == dict.fromkeys(
+        [
+            "model.layers.0.input_layernorm.weight",
+            "model.layers.0.post_attention_layernorm.weight",
+            "model.layers.1.input_layernorm.weight",
+            "model.layers.1.post_attention_layernorm.weight",
+            "model.norm.weight",
+        ],
+        64,
+    )
 
 
 EOS: list[tuple[dict[str, object], dict[str, object] | None, tuple[int, ...]]] = [
@@ -196,8 +156,12 @@ UNSUPPORTED: dict[str, tuple[dict[str, object], str]] = {
     "rope per layer": ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rope_parameters.full_attention"),
     "partial rope": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
     "new partial rope": ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "rope_parameters.partial_rotary_factor"),
-    "sliding window": ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window is True"),
+    "partial rope of qwen3": ({**QWEN3, "partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
     "sliding layers": ({"model_type": "qwen2", "layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+    "other layers": (
+        {**QWEN3, "use_sliding_window": True, "layer_types": ["full_attention", "linear_attention"]},
+        "layer_types",
+    ),
     "quantization": ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config.quant_method is 'gptq'"),
 }
 
@@ -213,7 +177,7 @@ def test_what_would_be_computed_wrongly_is_refused(name: str, tmp_path: Path) ->
 def test_an_unknown_architecture_gets_a_list_of_the_known(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError) as raised:
         read_model_config(write_config(tmp_path, model_type="gemma9"))
-    assert raised.value.hint == "Supported: llama, qwen2."
+    assert raised.value.hint == "Supported: llama, mistral, phi3, qwen2, qwen3."
 
 
 SIZES = [
@@ -257,17 +221,6 @@ def test_a_missing_field_is_named(name: str, tmp_path: Path) -> None:
         read_model_config(write_config(tmp_path, without(SMALL_LLAMA, name)))
 
 
-@pytest.mark.parametrize("name", ["factor", "low_freq_factor", "high_freq_factor"])
-def test_a_missing_factor_is_named(name: str, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=f"rope_scaling.{name} is missing"):
-        read_model_config(write_config(tmp_path, rope_scaling=without(LLAMA3, name)))
-
-
-def test_factors_in_the_wrong_order(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"high_freq_factor is 1\.0; it must be above"):
-        read_model_config(write_config(tmp_path, rope_scaling={**LLAMA3, "high_freq_factor": 1.0}))
-
-
 @pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
 @pytest.mark.parametrize(
     ("content", "message"), [(b"{", "not valid JSON"), (b"[]", "not a JSON object"), (b"\xff", "not")]
@@ -286,13 +239,19 @@ def test_no_config(tmp_path: Path) -> None:
     assert raised.value.hint == "Is this a model folder?"
 
 
-FIELDS = [*SIZES, "model_type", "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters", "eos_token_id"]
-TEXTS = st.sampled_from(["llama", "qwen2", "linear", "llama3", ""])
+FIELDS = [
+    *SIZES,
+    *("model_type", "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters", "eos_token_id"),
+    *("sliding_window", "use_sliding_window", "partial_rotary_factor", "original_max_position_embeddings"),
+]
+TEXTS = st.sampled_from([*FAMILIES, "linear", "llama3", "longrope", ""])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
-        st.dictionaries(st.sampled_from([*LLAMA3, "type", "rope_theta"]), inner, max_size=4),
+        st.dictionaries(
+            st.sampled_from([*LLAMA3, *LONGROPE, "type", "rope_theta", "partial_rotary_factor"]), inner, max_size=4
+        ),
     ),
     max_leaves=6,
 )
@@ -308,3 +267,5 @@ def test_any_config_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
         return
     assert config.heads % config.kv_heads == 0
     assert config.norm_eps > 0
+    assert config.context >= 1
+    assert 2 <= config.rotary_dim <= config.head_dim

@@ -7,11 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexquant.engine.decoder import rotate
-from flexquant.engine.model_config import Rope
 from flexquant.engine.rope import RopeTable, inverse_frequencies
+from flexquant.engine.rope_settings import Rope
 
 LLAMA3 = Rope(theta=500000.0, kind="llama3", factor=8.0, original_context=8192)
-ROPES = [Rope(theta=10000.0), Rope(theta=10000.0, kind="linear", factor=4.0), LLAMA3]
+LONGROPE = Rope(
+    theta=10000.0, kind="longrope", original_context=4096, factors=tuple(1 + pair / 3 for pair in range(16)), scale=1.25
+)
+ROPES = [Rope(theta=10000.0), Rope(theta=10000.0, kind="linear", factor=4.0), LLAMA3, LONGROPE]
 
 
 def test_default_frequencies_are_powers_of_theta() -> None:
@@ -36,6 +39,23 @@ def test_llama3_scaling_treats_long_and_short_waves_differently() -> None:
     assert len(between) > 2
     assert (np.diff(between) > 0).all()
     assert ((between > 1) & (between < 8)).all()
+
+
+def test_longrope_divides_each_frequency_by_its_factor_and_scales_what_is_turned() -> None:
+    plain = inverse_frequencies(Rope(theta=10000.0), 32)
+    assert inverse_frequencies(LONGROPE, 32).tolist() == pytest.approx((plain / np.array(LONGROPE.factors)).tolist())
+    turned = rotate(torch.ones(2, 1, 32), RopeTable(LONGROPE, 32).rotation(np.array([0, 77])))
+    assert turned.norm(dim=-1).flatten().tolist() == pytest.approx([1.25 * math.sqrt(32)] * 2)
+
+
+@settings(deadline=None, max_examples=30)
+@given(half=st.integers(1, 8), rest=st.integers(1, 20), position=st.integers(0, 3000))
+def test_features_behind_the_rotated_ones_stay(half: int, rest: int, position: int) -> None:
+    x = torch.randn(1, 3, 2 * half + rest, generator=torch.Generator().manual_seed(rest))
+    rotation = RopeTable(ROPES[0], 2 * half).rotation(np.array([position]))
+    turned = rotate(x, rotation)
+    assert torch.equal(turned[..., 2 * half :], x[..., 2 * half :])
+    assert torch.equal(turned[..., : 2 * half], rotate(x[..., : 2 * half], rotation))
 
 
 @settings(deadline=None, max_examples=50)

@@ -149,6 +149,17 @@ def test_what_lies_between_wide_rows_stays_on_disk(tmp_path: Path, monkeypatch: 
     assert counts == [128] * 4
 
 
+def test_rows_of_a_matrix_are_read_alone_under_another_name(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "a.safetensors", {"before": HALVES, "matrix": MATRIX})
+    index = TensorIndex.open(tmp_path)
+    parts = [index["matrix"].rows("top", 0, 1), index["matrix"].rows("rest", 1, len(MATRIX))]
+    separate = index.replacing({"matrix": parts})
+    assert separate.names() == ["before", "rest", "top"]
+    assert read_tensor(separate, "top").equal(torch.from_numpy(MATRIX[:1]))
+    assert read_tensor(separate, "rest").equal(torch.from_numpy(MATRIX[1:]))
+    assert index.names() == ["before", "matrix"]
+
+
 def test_elements_of_a_vector_are_read_alone(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "a.safetensors", {"vector": HALVES})
     entry = TensorIndex.open(tmp_path)["vector"].columns(1, 4)

@@ -87,8 +87,9 @@ class TestLayer {
  public:
   // `sharing`: k and v take the rounded inputs of q, up those of gate; else all have permutations of their own.
   // `cut`: every layer is cut, each part has widths of its own, and with `sharing` every second one the common
-  // permutation.
-  TestLayer(const Kernels& kernels, bool sharing, bool cut) : shape{1024, 336, 4, 2, 24, 1, 1e-6f, 0} {
+  // permutation. `head_norms`: every query and key head has a norm, and a part of it is turned.
+  TestLayer(const Kernels& kernels, bool sharing, bool cut, bool head_norms)
+      : shape{1024, 336, 4, 2, 24, 1, 1e-6f, head_norms ? 18 : 24} {
     Random random(11);
     const std::vector<int32_t> order = sharing ? random_order(random, shape.hidden) : std::vector<int32_t>();
     const int query = shape.heads * shape.head_dim, key = shape.kv_heads * shape.head_dim;
@@ -111,8 +112,8 @@ class TestLayer {
     add(up_, sharing ? mixed : wide, wide, false, order,
         cut ? Widths{64, 32, 192, shape.intermediate - 288} : Widths{shape.intermediate});
     add(down_, down, down_wide, true, {}, cut ? Widths{32, shape.hidden - 32} : Widths{shape.hidden});
-    norms_.push_back(random_floats(random, shape.hidden));
-    norms_.push_back(random_floats(random, shape.hidden));
+    for (int i = 0; i < 2; ++i) norms_.push_back(random_floats(random, shape.hidden));
+    for (int i = 0; i < 2 && head_norms; ++i) head_norms_.push_back(random_floats(random, shape.head_dim));
   }
 
   fq::Shape shape;
@@ -140,13 +141,15 @@ class TestLayer {
 
  private:
   TestLinear q_, k_, v_, o_, gate_, up_, down_;
-  std::vector<Guarded<float>> norms_;
+  std::vector<Guarded<float>> norms_, head_norms_;
+
+  const float* head_norm(size_t i) const { return head_norms_.empty() ? nullptr : head_norms_[i].data(); }
 
   Guarded<float> pass(const Kernels& kernels, Random& random, const fq::Segment* segments, int n_segments, int rows,
                       int threads) {
     Guarded<float> hidden = random_floats(random, int64_t{rows} * shape.hidden);
-    const Guarded<float> cos = random_floats(random, int64_t{rows} * shape.head_dim),
-                         sin = random_floats(random, int64_t{rows} * shape.head_dim);
+    const Guarded<float> cos = random_floats(random, int64_t{rows} * shape.rotary_dim),
+                         sin = random_floats(random, int64_t{rows} * shape.rotary_dim);
     if (threads == 0) {
       step_by_step(kernels, hidden, cos, sin, segments, n_segments, rows);
       return hidden;
@@ -154,13 +157,22 @@ class TestLayer {
     const int64_t rounded = std::max({number_inputs({&q_, &k_, &v_}, rows), number_inputs({&o_}, rows),
                                       number_inputs({&gate_, &up_}, rows), number_inputs({&down_}, rows)});
     const fq::Layer layer = {q_.linear(), k_.linear(), v_.linear(), o_.linear(), gate_.linear(), up_.linear(),
-                             down_.linear(), norms_[0].data(), norms_[1].data(), kTestLayer, 0};
+                             down_.linear(), norms_[0].data(), norms_[1].data(), head_norm(0), head_norm(1), kTestLayer,
+                             0};
     Guarded<uint8_t> scratch(fq::scratch_bytes(shape, rows, rounded));
     memset(scratch.data(), 0xff, static_cast<size_t>(scratch.bytes()));
     fq::Pool pool(threads);
     fq::run_layer({kernels, pool, shape, rows, hidden.data(), cos.data(), sin.data(), segments, n_segments,
                    scratch.data()}, layer);
     return hidden;
+  }
+
+  void norm_heads(const Kernels& kernels, float* x, int heads, const float* norm) const {
+    Guarded<float> normed(shape.head_dim);
+    for (int head = 0; norm && head < heads; ++head, x += shape.head_dim) {
+      kernels.rms_norm_row(x, norm, normed.data(), shape.head_dim, shape.norm_eps);
+      std::copy(normed.data(), normed.data() + shape.head_dim, x);
+    }
   }
 
   void step_by_step(const Kernels& kernels, Guarded<float>& hidden, const Guarded<float>& cos,
@@ -173,10 +185,12 @@ class TestLayer {
     for (int s = 0; s < n_segments; ++s) {
       for (int r = 0; r < segments[s].rows; ++r) {
         const int row = segments[s].first_row + r;
-        const float *row_cos = &cos[row * shape.head_dim], *row_sin = &sin[row * shape.head_dim];
-        kernels.rotate_heads(&q[row * query], row_cos, row_sin, shape.heads, shape.head_dim,
+        const float *row_cos = &cos[row * shape.rotary_dim], *row_sin = &sin[row * shape.rotary_dim];
+        norm_heads(kernels, &q[row * query], shape.heads, head_norm(0));
+        norm_heads(kernels, &k[row * key], shape.kv_heads, head_norm(1));
+        kernels.rotate_heads(&q[row * query], row_cos, row_sin, shape.heads, shape.head_dim, shape.rotary_dim,
                              1.0f / sqrtf(static_cast<float>(shape.head_dim)));
-        kernels.rotate_heads(&k[row * key], row_cos, row_sin, shape.kv_heads, shape.head_dim, 1.0f);
+        kernels.rotate_heads(&k[row * key], row_cos, row_sin, shape.kv_heads, shape.head_dim, shape.rotary_dim, 1.0f);
         for (int head = 0; head < shape.kv_heads; ++head) {
           const int at = row * key + head * shape.head_dim;
           kernels.append(shape, segments[s], kTestLayer, head, r, &k[at], &v[at]);
@@ -200,12 +214,12 @@ class TestLayer {
 };
 
 inline void check_layer(const Kernels& kernels) {
-  for (int kind = 0; kind < 4; ++kind) {
-    const bool sharing = kind & 1, cut = kind & 2;
-    TestLayer layer(kernels, sharing, cut);
+  for (int kind = 0; kind < 5; ++kind) {
+    const bool sharing = kind & 1, cut = kind & 2, head_norms = kind & 4;
+    TestLayer layer(kernels, sharing, cut, head_norms);
     for (const TestRows& rows : {TestRows{0, 1, 1}, TestRows{60, 11, 8}, TestRows{5, 2, 1}}) {
-      snprintf(subject, sizeof subject, "%s, layer of %d rows, %s%s", kernels.name, rows.rows(),
-               sharing ? "sharing" : "apart", cut ? ", cut" : "");
+      snprintf(subject, sizeof subject, "%s, layer of %d rows, %s%s%s", kernels.name, rows.rows(),
+               sharing ? "sharing" : "apart", cut ? ", cut" : "", head_norms ? ", norms of heads" : "");
       const Guarded<float> expected = layer.run(kernels, rows, 0);
       bool finite = true;
       for (int64_t i = 0; i < expected.size(); ++i) finite = finite && isfinite(expected[i]);
@@ -228,7 +242,7 @@ inline void check_whole_matrices(const Kernels& kernels) {
   t.add(kernels, TestMatrix({{{6, 128, 9}, {4, 40, 1}}, 61, true}, random));
   const int64_t rounded = number_inputs({&t}, kRows);
   const fq::Linear linear = t.linear();
-  const fq::Shape shape = {t.in(), 0, 1, 1, 8, 1, kEps, 0};
+  const fq::Shape shape = {t.in(), 0, 1, 1, 8, 1, kEps, 8};
   const Guarded<float> norm = random_floats(random, t.in());
   Guarded<float> x = random_floats(random, int64_t{kRows} * t.in()), exact(int64_t{kRows} * t.out);
   const Guarded<float> plain = times(kernels, t, x.data(), kRows, nullptr, 0);

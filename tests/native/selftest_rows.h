@@ -1,6 +1,7 @@
 // RMS norm, SwiGLU and rotary embedding of rows, against double precision.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "../../engine/native/cpp/half.h"
@@ -39,18 +40,23 @@ inline void check_swiglu(const fq::Kernels& kernels) {
 
 inline void check_rotation(const fq::Kernels& kernels) {
   Random random(6);
-  for (int head_dim : {8, 24, 64, 96, 128}) {
-    snprintf(subject, sizeof subject, "%s, rotation of %d", kernels.name, head_dim);
-    const int heads = 3, half = head_dim / 2;
+  const std::pair<int, int> sizes[] = {{8, 8}, {24, 24}, {64, 64}, {96, 96}, {128, 128}, {128, 96}, {24, 2}, {80, 42}};
+  for (const auto& [head_dim, rotary_dim] : sizes) {
+    snprintf(subject, sizeof subject, "%s, rotation of %d of %d", kernels.name, rotary_dim, head_dim);
+    const int heads = 3, half = rotary_dim / 2;
     const float factor = 0.3f;
     Guarded<float> x = random_floats(random, int64_t{heads} * head_dim);
-    const Guarded<float> cos = random_floats(random, head_dim), sin = random_floats(random, head_dim);
+    const Guarded<float> cos = random_floats(random, rotary_dim), sin = random_floats(random, rotary_dim);
     std::vector<float> before(x.data(), x.data() + x.size());
-    kernels.rotate_heads(x.data(), cos.data(), sin.data(), heads, head_dim, factor);
+    kernels.rotate_heads(x.data(), cos.data(), sin.data(), heads, head_dim, rotary_dim, factor);
     for (int i = 0; i < heads * head_dim; ++i) {
       const int d = i % head_dim;
-      const double partner = before[static_cast<size_t>(d < half ? i + half : i - half)];
       const double own = before[static_cast<size_t>(i)];
+      if (d >= rotary_dim) {
+        CHECK_NEAR(x[i], own * factor, 1e-6 * factor);
+        continue;
+      }
+      const double partner = before[static_cast<size_t>(d < half ? i + half : i - half)];
       CHECK_NEAR(x[i], (own * cos[d] + partner * sin[d]) * factor, 1e-6 * factor);
     }
   }

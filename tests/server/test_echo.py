@@ -94,8 +94,10 @@ def test_offsets_cut_the_text_into_the_tokens(daemon: FakeDaemon) -> None:
 
 @pytest.mark.parametrize("prompt", ["Hello 🎉", "Hello " * 120])
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_streamed_is_the_same(daemon: FakeDaemon, prompt: str, count: int) -> None:
-    body: Json = {"prompt": prompt, "max_tokens": count, "logprobs": 2}
+@pytest.mark.parametrize("end", [-100, 100])
+def test_streamed_is_the_same(daemon: FakeDaemon, prompt: str, count: int, end: int) -> None:
+    [end_token] = daemon.model.config.eos_ids
+    body: Json = {"prompt": prompt, "max_tokens": count, "logprobs": 2, "logit_bias": {str(end_token): end}}
     whole = choice(daemon, body)
     lines = [line for line in post(daemon, body | {"stream": True}).text.split("\n\n") if line]
     parts = [json.loads(line.removeprefix("data: "))["choices"][0] for line in lines[:-1]]
@@ -114,6 +116,19 @@ def test_stop_strings_are_looked_for_in_the_answer_alone(daemon: FakeDaemon) -> 
     assert stopped["text"] == "Hello stop" + answer[: answer.index(answer[3:6])]
     assert stopped["finish_reason"] == "stop"
     assert max(stopped["logprobs"]["text_offset"]) < len(stopped["text"])
+
+
+def test_an_answer_that_ends_at_once_has_an_entry_for_its_end(daemon: FakeDaemon) -> None:
+    """lm-evaluation-harness asks for one token and drops the last entry, whatever that token is."""
+    [end] = daemon.model.config.eos_ids
+    body: Json = {"prompt": [70, 71], "max_tokens": 1, "logprobs": 1, "logit_bias": {str(end): 100}}
+    found = choice(daemon, body)
+    assert (found["text"], found["finish_reason"]) == (daemon.tokenizer.decode([70, 71]), "stop")
+    assert found["logprobs"]["tokens"][2:] == [daemon.tokenizer.eos_token]
+    assert found["logprobs"]["token_logprobs"][2] == pytest.approx(LIKELIEST - 50)
+    assert found["logprobs"]["text_offset"][2] == len(found["text"])
+    assert choice(daemon, body | {"echo": False})["logprobs"]["tokens"] == []
+    assert choice(daemon, body | {"logprobs": None})["logprobs"] is None
 
 
 def test_choices_and_prompts_each_have_their_own(daemon: FakeDaemon) -> None:

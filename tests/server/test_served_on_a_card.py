@@ -3,13 +3,16 @@
 import logging
 import queue
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flexquant.engine.elastic_model import ElasticModel
 from flexquant.engine.ensemble import Ensemble
-from flexquant.engine.errors import UsageError
+from flexquant.engine.errors import UnsupportedModelError, UsageError
+from flexquant.engine.exllamav2 import open as card
 from flexquant.engine.placement import HOST
 from flexquant.engine.sampling import SamplingParams
 from flexquant.engine.tokenizer import Tokenizer
@@ -67,6 +70,30 @@ def test_requests_are_answered_while_the_controller_moves_the_model(model: Elast
     assert model.last_error is None
 
 
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [({"head_norms": True}, "norms of query and key heads"), ({"rotary_dim": 8}, "rotated in part")],
+)
+def test_families_that_only_the_cpu_runs(
+    changes: dict[str, Any],
+    what: str,
+    ensemble: Ensemble,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Refused where the card was asked for; a card that is merely there is left alone, and the log says why."""
+    family = replace(ensemble, config=replace(ensemble.config, **changes))
+    with pytest.raises(UnsupportedModelError, match=what) as caught:
+        FakeSetUp().compute().placement(family)
+    assert "--device cpu" in (caught.value.hint or "")
+    monkeypatch.setattr(card, "card_is_there", lambda: True)
+    with caplog.at_level("WARNING"):
+        compute, placement = choose_device(load_settings(["--model", "demo"]), family)
+    assert placement is HOST
+    assert compute.name != "exllamav2"
+    assert what in caplog.text
+
+
 def test_a_gpu_that_is_not_there_is_an_error_and_auto_does_without(ensemble: Ensemble) -> None:
     import torch
 
@@ -93,7 +120,7 @@ def test_auto_computes_slices_on_the_cpu(
     compute, placement = choose_device(load_settings(["--model", "demo", "--threads", "1"]), sliced)
     assert placement is HOST
     assert compute.name in caplog.text
-    assert "a GPU runs whole layers only" in caplog.text
+    assert "exllamav2 runs whole layers only" in caplog.text
 
 
 def test_memory_of_the_card_is_what_has_to_suffice(ensemble: Ensemble) -> None:

@@ -37,6 +37,13 @@ def test_plenty_of_memory_gives_the_best_position_and_the_whole_context() -> Non
     assert plan(4000) == StartPlan(context=8192, position=0, kept_tokens=8192)
 
 
+def test_a_longer_context_than_the_model_runs_with_is_refused_and_the_reason_told() -> None:
+    demand = replace(DEMAND, context_limit="its window is that long")
+    with pytest.raises(UsageError, match="at most 8192 tokens") as caught:
+        plan(4000, context=8193, demand=demand)
+    assert caught.value.hint == "its window is that long"
+
+
 def test_long_context_yields_to_quality() -> None:
     assert plan(850 + 100) == StartPlan(context=6400, position=0, kept_tokens=6400)
 

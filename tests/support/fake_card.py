@@ -140,7 +140,7 @@ class FakeKernels:
         self._config = config
         self._norms = norms
         self._max_rows = max_rows
-        self._rope = RopeTable(config.rope, config.head_dim)
+        self._rope = RopeTable(config.rope, config.rotary_dim)
         self._handles: dict[int, _Matrix | _Block] = {}
         self._next = 1000
         self.made_blocks = 0

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flexquant.engine.model_config import EMBEDDING, HEAD, ModelConfig, Rope
+from flexquant.engine.model_config import EMBEDDING, HEAD, ModelConfig
+from flexquant.engine.rope_settings import Rope
 
 _CONFIG: dict[str, Any] = {
     "architecture": "llama",
@@ -18,8 +19,10 @@ _CONFIG: dict[str, Any] = {
     "head_dim": 8,
     "vocab_size": 96,
     "context": 512,
+    "context_limit": None,
     "norm_eps": 1e-5,
     "rope": Rope(theta=10000.0),
+    "head_norms": False,
     "tied_head": False,
     "attention_bias": False,
     "output_bias": False,
@@ -30,8 +33,8 @@ _CONFIG: dict[str, Any] = {
 
 
 def tiny_config(**changes: object) -> ModelConfig:
-    """A configuration of 3 layers, with some fields changed."""
-    return ModelConfig(**(_CONFIG | changes))
+    """A configuration of 3 layers, with some fields changed; whole heads are turned if nothing else is said."""
+    return ModelConfig(**(_CONFIG | {"rotary_dim": changes.get("head_dim", _CONFIG["head_dim"])} | changes))
 
 
 class RandomWeights:
@@ -42,8 +45,8 @@ class RandomWeights:
         self.tensors: dict[str, Tensor] = {
             EMBEDDING: torch.randn(config.vocab_size, config.hidden_size, generator=generator)
         }
-        for name in config.norms():
-            self.tensors[name] = 1 + 0.1 * torch.randn(config.hidden_size, generator=generator)
+        for name, length in config.norms().items():
+            self.tensors[name] = 1 + 0.1 * torch.randn(length, generator=generator)
         for shape in config.linears():
             scale = (4.0 if shape.key == HEAD else 1.0) / shape.in_features**0.5
             matrix = scale * torch.randn(shape.out_features, shape.in_features, generator=generator)

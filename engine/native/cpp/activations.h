@@ -146,9 +146,11 @@ static void round_units(const Matrix& m, const float* row, int r, int first, int
   }
 }
 
-// Turn `heads` consecutive heads by cos and signed sin, f32 [head_dim], and multiply by `factor`; in place.
-static void rotate_heads(float* x, const float* cos, const float* sin, int heads, int head_dim, float factor) {
-  const int half = head_dim / 2;
+// Turn the first `rotary_dim` features of `heads` consecutive heads by cos and signed sin, f32 [rotary_dim], and multiply
+// all by `factor`; in place.
+static void rotate_heads(float* x, const float* cos, const float* sin, int heads, int head_dim, int rotary_dim,
+                         float factor) {
+  const int half = rotary_dim / 2;
   const Floats f = splat_float(factor);
   for (int h = 0; h < heads; ++h, x += head_dim) {
     for (int i = 0; i < half; i += kLanes) {
@@ -158,6 +160,10 @@ static void rotate_heads(float* x, const float* cos, const float* sin, int heads
       const Floats turned_high = fma(low, load_part(sin + half + i, n), mul(high, load_part(cos + half + i, n)));
       store_part(x + i, mul(turned_low, f), n);
       store_part(x + half + i, mul(turned_high, f), n);
+    }
+    for (int i = rotary_dim; i < head_dim; i += kLanes) {
+      const int n = head_dim - i < kLanes ? head_dim - i : kLanes;
+      store_part(x + i, mul(load_part(x + i, n), f), n);
     }
   }
 }

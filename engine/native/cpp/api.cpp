@@ -173,9 +173,11 @@ FQ_API void fq_swiglu(const float* gate, const float* up, int rows, int n, float
   for (int64_t r = 0; r < rows; ++r) chosen->swiglu_row(gate + r * n, up + r * n, out + r * n, n);
 }
 
-FQ_API void fq_rotate(float* x, const float* cos, const float* sin, int rows, int heads, int head_dim) {
+FQ_API void fq_rotate(float* x, const float* cos, const float* sin, int rows, int heads, int head_dim,
+                      int rotary_dim) {
   for (int64_t r = 0; r < rows; ++r)
-    chosen->rotate_heads(x + r * heads * head_dim, cos + r * head_dim, sin + r * head_dim, heads, head_dim, 1.0f);
+    chosen->rotate_heads(x + r * heads * head_dim, cos + r * rotary_dim, sin + r * rotary_dim, heads, head_dim,
+                         rotary_dim, 1.0f);
 }
 
 // Append keys and values [rows][kv_heads][head_dim] of one segment, then attend: queries [rows][heads][head_dim],

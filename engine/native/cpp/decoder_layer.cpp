@@ -261,7 +261,8 @@ struct LayerJob {
     }
   }
 
-  // Rotate the queries and the key of one KV head of one row, and write key and value to their page.
+  // Norm, if there is one, and rotation of the queries and the key of one KV head of one row; key and value go to
+  // their page.
   void append(int item) {
     const Shape& s = pass.shape;
     const int row = item / s.kv_heads, head = item % s.kv_heads, shared = s.heads / s.kv_heads;
@@ -270,10 +271,16 @@ struct LayerJob {
     float* queries = mixed + row * mixed_stride + static_cast<int64_t>(head) * shared * s.head_dim;
     float* key = mixed + row * mixed_stride + static_cast<int64_t>(s.heads + head) * s.head_dim;
     const float* value = key + static_cast<int64_t>(s.kv_heads) * s.head_dim;
-    const float* cos = pass.cos + static_cast<int64_t>(row) * s.head_dim;
-    const float* sin = pass.sin + static_cast<int64_t>(row) * s.head_dim;
-    pass.kernels.rotate_heads(queries, cos, sin, shared, s.head_dim, 1.0f / sqrtf(static_cast<float>(s.head_dim)));
-    pass.kernels.rotate_heads(key, cos, sin, 1, s.head_dim, 1.0f);
+    const float* cos = pass.cos + static_cast<int64_t>(row) * s.rotary_dim;
+    const float* sin = pass.sin + static_cast<int64_t>(row) * s.rotary_dim;
+    if (layer.query_norm) {
+      for (float* query = queries; query < queries + static_cast<int64_t>(shared) * s.head_dim; query += s.head_dim)
+        pass.kernels.rms_norm_row(query, layer.query_norm, query, s.head_dim, s.norm_eps);
+      pass.kernels.rms_norm_row(key, layer.key_norm, key, s.head_dim, s.norm_eps);
+    }
+    const float query_factor = 1.0f / sqrtf(static_cast<float>(s.head_dim));
+    pass.kernels.rotate_heads(queries, cos, sin, shared, s.head_dim, s.rotary_dim, query_factor);
+    pass.kernels.rotate_heads(key, cos, sin, 1, s.head_dim, s.rotary_dim, 1.0f);
     pass.kernels.append(s, pass.segments[i], layer.index, head, row - pass.segments[i].first_row, key, value);
   }
 

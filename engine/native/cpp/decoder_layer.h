@@ -12,8 +12,8 @@ struct Pass {
   const Shape& shape;
   int rows;
   float* hidden;  // [rows][hidden], changed in place
-  const float* cos;  // [rows][head_dim]
-  const float* sin;  // signed, [rows][head_dim]
+  const float* cos;  // [rows][rotary_dim]
+  const float* sin;  // signed, [rows][rotary_dim]
   const Segment* segments;
   int n_segments;
   uint8_t* scratch;  // 64-byte aligned

@@ -18,7 +18,8 @@ struct Kernels {
   void (*round_units)(const Matrix& m, const float* row, int r, int first, int last, const Inputs& out);
   void (*rms_norm_row)(const float* x, const float* weight, float* out, int n, float eps);
   void (*swiglu_row)(const float* gate, const float* up, float* out, int n);
-  void (*rotate_heads)(float* x, const float* cos, const float* sin, int heads, int head_dim, float factor);
+  void (*rotate_heads)(float* x, const float* cos, const float* sin, int heads, int head_dim, int rotary_dim,
+                       float factor);
   void (*attend)(const Shape& shape, const Segment& segment, int layer, int kv_head, int first, int last,
                  const float* queries, int64_t query_stride, float* out);
   void (*append)(const Shape& shape, const Segment& segment, int layer, int kv_head, int row, const float* key,

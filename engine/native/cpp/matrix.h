@@ -84,7 +84,7 @@ struct Shape {
   int32_t head_dim;
   int32_t kv_is_half;  // pages hold fp16, else fp32
   float norm_eps;
-  int32_t reserved;
+  int32_t rotary_dim;  // features of a head that are turned by the position, the first ones
 };
 
 // Columns of a linear layer that lie in one piece: all of them, or a slice.
@@ -109,6 +109,8 @@ struct Layer {
   Linear q, k, v, o, gate, up, down;
   const float* input_norm;
   const float* post_norm;
+  const float* query_norm;  // [head_dim], of every query head before it is turned; null without such norms
+  const float* key_norm;    // the same of key heads
   int32_t index;  // of the layer, for its place in KV pages
   int32_t reserved;
 };

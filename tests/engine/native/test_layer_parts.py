@@ -15,12 +15,13 @@ from torch import Tensor
 
 from flexquant.engine.decoder import rotate
 from flexquant.engine.kv_cache import KVCache, KVSequence, KVType, PageMemory, pages_for
-from flexquant.engine.model_config import ModelConfig, Rope
+from flexquant.engine.model_config import ModelConfig
 from flexquant.engine.native import structs
 from flexquant.engine.native.decoder import shape_of
 from flexquant.engine.native.library import load
 from flexquant.engine.prefix_cache import PAGE_TOKENS
 from flexquant.engine.rope import RopeTable
+from flexquant.engine.rope_settings import Rope
 from support.native_layers import each_kernels, needs_native, normal, using
 from support.page_slot import Slot
 from support.tiny_model import tiny_config
@@ -70,17 +71,24 @@ def test_swiglu_is_the_definition(kernels: str, rows: int, n: int, size: float) 
 @settings(deadline=None, max_examples=20)
 @given(
     head_dim=st.integers(1, 64).map(lambda half: 2 * half),
+    left=st.sampled_from([0, 0, 2, 16, 34]),
     heads=st.integers(1, 5),
     positions=st.lists(st.integers(0, 4000), min_size=1, max_size=4),
 )
-def test_rotation_is_that_of_the_reference(kernels: str, head_dim: int, heads: int, positions: list[int]) -> None:
-    rotation = RopeTable(Rope(theta=10000.0), head_dim).rotation(np.array(positions))
+def test_rotation_is_that_of_the_reference(
+    kernels: str, head_dim: int, left: int, heads: int, positions: list[int]
+) -> None:
+    """Of a whole head, or of all but the last `left` features."""
+    rotary_dim = max(2, head_dim - left)
+    rotation = RopeTable(Rope(theta=10000.0), rotary_dim).rotation(np.array(positions))
     x = normal(len(positions) * heads, head_dim).view(len(positions), heads, head_dim)
     found, behind = guarded(*x.shape)
     found.copy_(x)
     cos, sin = rotation
     with using(kernels):
-        load().fq_rotate(found.data_ptr(), cos.ctypes.data, sin.ctypes.data, len(positions), heads, head_dim)
+        load().fq_rotate(
+            found.data_ptr(), cos.ctypes.data, sin.ctypes.data, len(positions), heads, head_dim, rotary_dim
+        )
     expected = rotate(x.double(), rotation)
     assert torch.allclose(found.double(), expected, rtol=0, atol=1e-6)
     assert behind.eq(1234.0).all()

@@ -1,0 +1,31 @@
+"""Other people's clients talk to the real daemon. Their packages are in `.venv-e2e` alone: `make test-e2e`."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.keyed_daemon import KeyedDaemon, keyed_daemon
+
+# Before any client is imported: no test asks a hub.
+os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", LITELLM_LOCAL_MODEL_COST_MAP="True")
+
+
+class _NotAskedFor(pytest.Module):
+    """A file of tests that is left unread."""
+
+    def collect(self) -> list[pytest.Item]:
+        pytest.skip("needs other people's clients: `make test-e2e` runs it", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Skip what was not asked for by its mark. Once it was, a client that is missing is an error."""
+    asked = parent.config.getoption("markexpr") == "clients"
+    return None if asked else _NotAskedFor.from_parent(parent, path=module_path)
+
+
+@pytest.fixture(scope="session")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeyedDaemon]:
+    with keyed_daemon(tmp_path_factory.mktemp("daemon")) as running:
+        yield running
