@@ -7,7 +7,7 @@ from typing import Final
 
 from flexquant.engine.errors import FlexQuantError
 
-ABI_VERSION: Final = 3
+ABI_VERSION: Final = 4
 """What cpp/api.cpp calls kAbiVersion."""
 FILE_NAME: Final = "libflexquant.so"
 

@@ -137,7 +137,7 @@ def test_slices_of_different_variants_make_a_layer(data: st.DataObject) -> None:
         chosen = data.draw(st.sampled_from(variants))
         parts.append(sliced(matrix(chosen), first, last))
         expected.append(chosen.product(x)[:, first:last])
-    found, wanted = linear(parts, torch.from_numpy(x)).numpy(), np.concatenate(expected, axis=1)
+    found, wanted = linear([[part] for part in parts], torch.from_numpy(x)).numpy(), np.concatenate(expected, axis=1)
     assert found.shape == wanted.shape == (3, outputs)
     assert np.allclose(found, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
 

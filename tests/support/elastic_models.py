@@ -33,7 +33,10 @@ def move(model: ElasticModel, position: int) -> None:
 
 
 def offline(ensemble: Ensemble, module: str, variant: int) -> torch.Tensor:
-    """Weights of a variant, read from the store that the manifest names, without arenas: whole layers, then cut."""
+    """Weights of a variant, read from the store that the manifest names, without arenas: whole layers, then cut.
+
+    Residuals are added to what lies below them, and the sum is rounded to half precision.
+    """
     described = next(found for found in ensemble.manifest.modules if found.name == module)
     level = described.variants[variant].level
     store = next(found.store for found in ensemble.manifest.levels if found.name == level)
@@ -44,13 +47,14 @@ def offline(ensemble: Ensemble, module: str, variant: int) -> torch.Tensor:
         tensors["q_weight"],
         tensors["q_scale"],
         tensors["q_scale_max"],
-        tensors["q_invperm"],
+        tensors.get("q_invperm"),
         tensors.get("bias"),
         spec.runs,
         spec.out_features,
     )
     first = described.columns[0] if described.columns else 0
-    return dequantize(matrix)[:, first : first + spec.padded_out].contiguous()
+    weights = dequantize(matrix)[:, first : first + spec.padded_out].contiguous()
+    return (offline(ensemble, module, variant + 1).float() + weights).half() if spec.residual else weights
 
 
 def digest(weights: npt.NDArray[np.float16]) -> str:

@@ -188,9 +188,7 @@ def file_records(folder: Path) -> dict[str, FileRecord]:
 def _stacked(variants: Sequence[Variant]) -> list[Variant]:
     """The variants with what lies below each counted in."""
     totals = [*accumulate(variant.bytes for variant in reversed(variants))][::-1]
-    return [
-        variant.model_copy(update={"bytes": total}) for variant, total in zip(variants, totals, strict=True)
-    ]
+    return [variant.model_copy(update={"bytes": total}) for variant, total in zip(variants, totals, strict=True)]
 
 
 def _name(key: str, columns: tuple[int, int] | None) -> str:

@@ -16,7 +16,7 @@ namespace fq {
 
 namespace {
 
-constexpr int kAbiVersion = 3;
+constexpr int kAbiVersion = 4;
 
 // Best first.
 const Kernels* const kSets[] = {
