@@ -130,6 +130,7 @@ def _built(name: str, identities: Sequence[str], arguments: Sequence[str], envir
     key = hashlib.sha256("\n".join([RECIPE, *identities]).encode()).hexdigest()[:16]
     folder = cache / f"{name}-{key}"
     if (folder / MANIFEST_NAME).is_file():
+        log.info("%s was built earlier, in %s; to build it anew, remove that folder", name, folder)
         return folder
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / f"{folder.name}.lock").open("w") as lock:

@@ -4,6 +4,7 @@ What the model is gets read before its weights are downloaded, so that what cann
 HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE mean what they mean to that library.
 """
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,7 @@ from flexquant.ensemble_builder.hub.problems import told
 from flexquant.ensemble_builder.hub.resumed_file import fetch_file
 from flexquant.ensemble_builder.progress import Progress
 
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 EXL2_PREFIX: Final = "output"
 """Of the weight files that exllamav2's converter writes."""
 
@@ -49,8 +51,8 @@ def fetch_checkpoint(source: HubId, *, quantized: bool, room: Room, progress: Pr
         if folder is None:
             folder = _download(source, revision, quantized, room, progress)
         else:
-            _check_kind(source, folder, _weights_in(folder, _names(folder)), quantized)
-            progress.note(f"{source}: is in {folder}")
+            _check_kind(source, folder, _weights_in(folder, [path.name for path in folder.iterdir()]), quantized)
+        progress.note(f"{source}: is in {folder}")
         return folder
 
 
@@ -77,7 +79,11 @@ def _download(source: HubId, revision: ResolvedRevision, quantized: bool, room: 
     Tokenizer.open(folder)
     names = _weights_in(folder, files)
     _check_kind(source, folder, names, quantized)
-    large = {folder.parents[1] / "blobs" / file.lfs.sha256: file for name in names if (file := files[name]).lfs}
+    large = {
+        folder.parents[1] / "blobs" / file.lfs.sha256: file
+        for name in names
+        if (file := files[name]).lfs and _SHA256.fullmatch(file.lfs.sha256)  # it becomes a file's name here
+    }
     whole = sum(file.size for file in large.values())
     missing = whole - sum(_bytes_there(blob, file.size) for blob, file in large.items())
     room.check(source, config, folder, missing=missing, whole=whole)
@@ -139,10 +145,6 @@ def _check_kind(source: HubId, folder: Path, names: Sequence[str], quantized: bo
 def _weights_in(folder: Path, names: Collection[str]) -> list[str]:
     index = folder / INDEX
     return weights(names, read_object(index) if index.is_file() else None)
-
-
-def _names(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir()]
 
 
 def _bytes_there(blob: Path, size: int) -> int:

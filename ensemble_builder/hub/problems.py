@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from json import JSONDecodeError
 
 from httpx2 import HTTPError
 from huggingface_hub import constants
@@ -84,6 +85,11 @@ def _problem(source: HubId, error: BaseException) -> FlexQuantError | None:
                 f"{source}: {hub} cannot be reached ({_reason(error)}), and {constants.HF_HUB_CACHE} does not have all "
                 "of this model",
                 hint="Check the connection and try again; the download goes on.",
+            )
+        case JSONDecodeError():
+            return FlexQuantError(
+                f"{source}: what {hub} answers is not the hub's",
+                hint="Check HF_ENDPOINT, and whether this network wants you to log in first.",
             )
         case OSError(errno=None):  # the library's own complaint about a file
             return FlexQuantError(f"{source}: {_reason(error)}", hint="Try again; the download goes on.")

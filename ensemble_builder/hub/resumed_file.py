@@ -46,7 +46,7 @@ def fetch_file(
             part.unlink(missing_ok=True)
             kept(size)
             return
-        start = file.tell()
+        start = file.seek(0, os.SEEK_END)  # now: whoever had the lock may have fetched more of it
         if start > size:  # never a beginning of this file
             start = file.truncate(0)
         kept(start)

@@ -55,6 +55,8 @@ class Hub:
         cut_after: Bytes of a file after which the connection is closed; once for each entry.
         hold_after: Bytes of a file after which the answer stops without an end, until `release` is set.
         damaged: Files that are sent with their first byte changed.
+        failing: Every request is answered 503.
+        login_page: Every request is answered by a page for people, as networks of hotels do.
     """
 
     url: str
@@ -64,6 +66,8 @@ class Hub:
     cut_after: dict[str, int] = field(default_factory=dict)
     hold_after: dict[str, int] = field(default_factory=dict)
     damaged: set[str] = field(default_factory=set)
+    failing: bool = False
+    login_page: bool = False
     held: threading.Event = field(default_factory=threading.Event)
     release: threading.Event = field(default_factory=threading.Event)
 
@@ -140,7 +144,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _route(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(f"{self.command} {path}")
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
+        if self.hub.failing:
+            self._refuse(503, None)
+        elif self.hub.login_page:
+            self._send_head(200, {"Content-Type": "text/html", "Content-Length": "6"})
+            self.wfile.write(b"<html>")
+        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
             self._with_commit(found[1], found[2] or "main", self._info)
         elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", path):
             self._with_commit(found[1], found[2], self._tree)

@@ -281,6 +281,30 @@ def test_without_a_network_the_cache_is_enough(hub: Hub, tmp_path: Path, monkeyp
         assert unreachable.value.exit_code == 1
 
 
+def test_a_hub_that_fails_is_no_mistake_of_the_user(hub: Hub, tmp_path: Path) -> None:
+    hub.repositories["org/model"] = Repository({"main": FILES})
+    hub.failing = True
+    with pytest.raises(FlexQuantError, match=f"org/model: {hub.url} answers 503") as refused:
+        fetch("org/model", tmp_path)
+    assert refused.value.exit_code == 1
+
+
+def test_a_login_page_is_not_taken_for_the_hub(hub: Hub, tmp_path: Path) -> None:
+    hub.login_page = True
+    with pytest.raises(FlexQuantError, match="is not the hub's") as refused:
+        fetch("org/model", tmp_path)
+    assert "HF_ENDPOINT" in (refused.value.hint or "")
+
+
+def test_of_a_model_in_several_files_all_are_fetched_and_no_other_copy(hub: Hub, tmp_path: Path) -> None:
+    shards = {f"model-0000{at}-of-00002.safetensors": FILES[WEIGHTS][:1000] + bytes([at]) for at in (1, 2)}
+    index = json.dumps({"weight_map": {str(at): name for at, name in enumerate(shards)}}).encode()
+    files = FILES | shards | {"model.safetensors.index.json": index}
+    hub.repositories["org/model"] = Repository({"main": files})
+    folder, _ = fetch("org/model", tmp_path)
+    assert {path.name for path in folder.glob("*.safetensors")} == set(shards)
+
+
 def test_half_a_checkpoint_is_not_taken_for_a_whole_one(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
