@@ -51,7 +51,10 @@ def fetch_checkpoint(source: HubId, *, quantized: bool, room: Room, progress: Pr
         if folder is None:
             folder = _download(source, revision, quantized, room, progress)
         else:
-            _check_kind(source, folder, _weights_in(folder, [path.name for path in folder.iterdir()]), quantized)
+            names = _weights_in(folder, [path.name for path in folder.iterdir()])
+            _check_kind(source, folder, names, quantized)
+            whole = sum((folder / name).stat().st_size for name in names)
+            room.check(source, read_model_config(folder), folder, missing=0, whole=whole)
         progress.note(f"{source}: is in {folder}")
         return folder
 

@@ -260,6 +260,9 @@ def test_too_small_a_disk_is_told_before_the_weights(hub: Hub, tmp_path: Path) -
     assert "HF_HOME" in (refused.value.hint or "")
     assert not hub.asked_for("/storage/")
     fetch("org/model", out, room=room(cache=SIZE, ensemble=built))
+    with pytest.raises(FlexQuantError, match=r"too small: 0\.0\d\d GB for the ensemble are needed"):
+        fetch("org/model", out, room=room(cache=built - 1))
+    fetch("org/model", out, room=room(cache=built))
 
 
 def test_without_a_network_the_cache_is_enough(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
