@@ -61,7 +61,8 @@ def resolve(source: str, environment: Mapping[str, str] = os.environ) -> Path:
             f"--model {source}: this is a single EXL2 checkpoint, and an elastic model needs two of the same model",
             hint="Give two of them, the larger first: --model 'A,B'. Or give the unquantized checkpoint.",
         )
-    return _built(folder.resolve().name, [fingerprint(folder)], [str(folder), "--levels", LEVELS], environment)
+    arguments = [str(folder), "--levels", LEVELS]
+    return _built(source, folder.resolve().name, [fingerprint(folder)], arguments, environment)
 
 
 def _demo() -> Path:
@@ -80,7 +81,7 @@ def _from_hub(source: str, environment: Mapping[str, str]) -> Path:
             f"--model {source}: there is no such folder",
             hint="A model on the hub is written org/name or org/name@revision; '--model demo' needs no files.",
         )
-    return _built(hub.name, [str(hub)], [str(hub), "--levels", LEVELS], environment)
+    return _built(source, hub.name, [str(hub)], [str(hub), "--levels", LEVELS], environment)
 
 
 def _from_pair(source: str, environment: Mapping[str, str]) -> Path:
@@ -88,7 +89,7 @@ def _from_pair(source: str, environment: Mapping[str, str]) -> Path:
     if len(parts) != 2:
         raise UsageError(f"--model {source}: a pair of EXL2 checkpoints is written A,B")
     (name, *_), identities, arguments = zip(*[_of_pair(source, part.strip()) for part in parts], strict=True)
-    return _built(name, identities, ["--from-checkpoints", ",".join(arguments)], environment)
+    return _built(source, name, identities, ["--from-checkpoints", ",".join(arguments)], environment)
 
 
 def _of_pair(source: str, part: str) -> tuple[str, str, str]:
@@ -117,10 +118,13 @@ def _is_exl2(folder: Path) -> bool:
     return isinstance(quantization, dict) and quantization.get("quant_method") == "exl2"
 
 
-def _built(name: str, identities: Sequence[str], arguments: Sequence[str], environment: Mapping[str, str]) -> Path:
+def _built(
+    source: str, name: str, identities: Sequence[str], arguments: Sequence[str], environment: Mapping[str, str]
+) -> Path:
     """The cached ensemble of some checkpoints, built if it is not there yet.
 
     Args:
+        source: What the user asked for, for messages.
         name: The beginning of its folder's name.
         identities: What the checkpoints are known by.
         arguments: Of the builder, to build it.
@@ -130,21 +134,21 @@ def _built(name: str, identities: Sequence[str], arguments: Sequence[str], envir
     key = hashlib.sha256("\n".join([RECIPE, *identities]).encode()).hexdigest()[:16]
     folder = cache / f"{name}-{key}"
     if (folder / MANIFEST_NAME).is_file():
-        log.info("%s was built earlier, in %s; to build it anew, remove that folder", name, folder)
+        log.info("%s was built earlier, in %s; to build it anew, remove that folder", source, folder)
         return folder
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second daemon waits for the first one's build
         if not (folder / MANIFEST_NAME).is_file():
-            log.info("building an ensemble of %s in %s; this is done once", name, folder)
+            log.info("building an ensemble of %s in %s; this is done once", source, folder)
             done = subprocess.run(
                 [*BUILDER, *arguments, "--preset", "quick", "--out", str(folder)], stdout=sys.stderr, check=False
             )
             if done.returncode in _CANNOT:
-                raise InputError(f"--model {name}: the ensemble could not be built (see above)")
+                raise InputError(f"--model {source}: the ensemble could not be built (see above)")
             if done.returncode != 0:
                 raise FlexQuantError(
-                    f"--model {name}: the ensemble could not be built (see above)",
+                    f"--model {source}: the ensemble could not be built (see above)",
                     hint="Starting again goes on where the build stopped.",
                 )
     return folder
