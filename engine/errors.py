@@ -2,7 +2,7 @@
 
 FlexQuantError                  exit code 1
 ├── UsageError                  2   a flag, setting or combination that cannot work
-├── InputError                  3   a file or folder is missing, damaged or of the wrong kind
+├── InputError                  3   a file, folder or model of the hub is missing, damaged or of the wrong kind
 │   ├── CheckpointError             a model checkpoint
 │   │   └── UnsupportedModelError   readable, but of an architecture that the engine does not run
 │   └── EnsembleError               an ensemble folder or its manifest

@@ -25,6 +25,8 @@ class ServedModel:
         tokenizer: The model's.
         chat_template: The model's; None where it has none.
         modules_by_level: How many modules each level has at a position.
+        listed: The names that it is listed under: its id, and the aliases that the user chose.
+        any_name: Requests may give any name, and mean this model.
     """
 
     id: str
@@ -36,10 +38,12 @@ class ServedModel:
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
     modules_by_level: Callable[[int], Mapping[str, int]]
+    listed: tuple[str, ...]
+    any_name: bool
 
     def check_name(self, name: str | None) -> None:
         """Raise ApiError (404) unless `name` is this model; a request without a name means it too."""
-        if name is not None and name != self.id and name not in self.aliases:
+        if name is not None and name != self.id and name not in self.aliases and not self.any_name:
             raise ApiError(
                 404,
                 f"model: {name!r} is not served here; this daemon serves {self.id!r}.",

@@ -31,6 +31,7 @@ from flexquant.server.elastic_facade import ElasticFacade
 from flexquant.server.elastic_state import Quality
 from flexquant.server.engine_thread import EngineThread
 from flexquant.server.memory_gate import MemoryGate
+from flexquant.server.model_names import names_of
 from flexquant.server.monitor import Monitor
 from flexquant.server.probes.budget import BudgetProbe
 from flexquant.server.probes.cuda import CudaProbe
@@ -255,7 +256,7 @@ def describe(settings: Settings, ensemble: Ensemble, tokenizer: Tokenizer, conte
     specials = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
     return ServedModel(
         id=name,
-        aliases=frozenset({ensemble.folder.name, *settings.alias} - {name}),
+        aliases=(names_of(settings.model, name) | set(settings.alias)) - {name},
         created=int(manifest.stat().st_mtime),
         build="-".join([f"fq{version('flexquant')}", kernels, digest, *filter(None, [settings.sequence])]),
         context=context,
@@ -263,4 +264,6 @@ def describe(settings: Settings, ensemble: Ensemble, tokenizer: Tokenizer, conte
         tokenizer=tokenizer,
         chat_template=None if template is None else ChatTemplate(template, specials),
         modules_by_level=partial(modules_by_level, ensemble.manifest, ensemble.sequence(settings.sequence)),
+        listed=tuple(dict.fromkeys([name, *settings.alias])),
+        any_name=settings.accept_any_model,
     )

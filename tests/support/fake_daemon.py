@@ -76,6 +76,8 @@ def fake_daemon(*arguments: str, chat_template: bool = True) -> Iterator[FakeDae
         tokenizer=tokenizer,
         chat_template=None if source is None else ChatTemplate(source, tokens),
         modules_by_level=lambda position: {"8.0": 3 - position, "4.0": position},
+        listed=("docs-llama", *settings.alias),
+        any_name=settings.accept_any_model,
     )
     engine.start()
     try:
