@@ -47,7 +47,7 @@ class Answer:
             score_prompt=request.scores_prompt,
         )
         self._echo = request.prompt if request.echo else ()
-        self._text = tokenizer.stream()
+        self._text = tokenizer.stream(spelled=request.spelled_tokens)
         self._stops = StopMatcher(request.stops)
         self._marks = TokenMarks()
         self._start = self._end = self._worst = model.position

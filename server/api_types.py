@@ -13,18 +13,13 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError, ValidationError
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from flexquant.server.api_error import ApiError
+from flexquant.server.fields import Fields, said
+from flexquant.server.messages import Message
+from flexquant.server.tools.fields import Tool, ToolChoice, tools_by_name
 
 ACCEPTED: Final = ("user", "metadata", "service_tier", "parallel_tool_calls", "reasoning_effort", "safety_identifier")
 """They change nothing about the answer."""
@@ -34,8 +29,6 @@ REFUSED: Final[Mapping[str, tuple[object, ...]]] = {
     "suffix": ("",),
     "repeat_penalty": (1,),
     "response_format": ({"type": "text"},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
@@ -47,7 +40,12 @@ REFUSED: Final[Mapping[str, tuple[object, ...]]] = {
 """Known fields that would change the answer and that this version does not do, with the values that mean "off"."""
 
 REFUSED_BY_CHAT: Final[Mapping[str, tuple[object, ...]]] = {**REFUSED, "echo": (False,)}
-REFUSED_BY_COMPLETIONS: Final[Mapping[str, tuple[object, ...]]] = {**REFUSED, "top_logprobs": ()}
+REFUSED_BY_COMPLETIONS: Final[Mapping[str, tuple[object, ...]]] = {
+    **REFUSED,
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "top_logprobs": (),
+}
 """`logprobs` is a number there."""
 
 OTHER_NAMES: Final[Mapping[str, str]] = {"repeat_penalty": "repetition_penalty", "top_logprobs": "logprobs"}
@@ -57,24 +55,6 @@ MAX_STOPS: Final = 16
 MAX_STOP_LENGTH: Final = 1024
 _INT64: Final = 2**63
 _TOKEN_ID: Final = re.compile("[0-9]{1,9}")
-
-
-def _said(message: str) -> WrapValidator:
-    """Replace pydantic's list of failed alternatives by one sentence for people."""
-
-    def validate(value: object, handler: ValidatorFunctionWrapHandler) -> object:
-        try:
-            return handler(value)
-        except ValidationError as error:
-            raise PydanticCustomError("wrong_type", message) from error
-
-    return WrapValidator(validate)
-
-
-class Fields(BaseModel):
-    """Base of all request parts: exact JSON types, unknown fields ignored."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
 class StreamOptions(Fields):
@@ -98,12 +78,12 @@ TokenBiases = Annotated[
 ]
 Stop = Annotated[
     str | list[str] | None,
-    _said("Input should be a string or a list of strings"),
+    said("Input should be a string or a list of strings"),
 ]
 TokenIds = list[Annotated[int, Field(ge=0)]]
 Prompt = Annotated[
     str | list[str] | TokenIds | list[TokenIds],
-    _said("Input should be a string, token ids, or a list of either"),
+    said("Input should be a string, token ids, or a list of either"),
 ]
 
 
@@ -211,40 +191,28 @@ class CompletionRequest(GenerationFields):
         return [tokens] if tokens else [prompt for prompt in self.prompt if not isinstance(prompt, int)]
 
 
-class TextPart(Fields):
-    """A part of a message's content."""
+class Conversation(Fields):
+    """What a chat template is given."""
 
-    type: Literal["text"]
-    text: str
+    tools: list[Tool] | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        default=None, description="Further variables of the model's chat template, such as enable_thinking."
+    )
 
-
-class Message(Fields):
-    """One turn of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[
-        str | list[TextPart],
-        _said("Input should be a string or a list of text parts; this version takes no other kind"),
-    ]
-    name: str | None = None
-
-    @property
-    def text(self) -> str:
-        """The content as one string."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-
-    def for_template(self) -> dict[str, Any]:
-        """The message as chat templates expect it; "developer" is OpenAI's newer word for "system"."""
-        role = "system" if self.role == "developer" else self.role
-        return {"role": role, "content": self.text} | ({"name": self.name} if self.name else {})
+    @model_validator(mode="after")
+    def _tools_differ(self) -> Self:
+        tools_by_name(self.tools or ())
+        return self
 
 
-class ChatRequest(GenerationFields):
+class ChatRequest(GenerationFields, Conversation):
     """Body of POST /v1/chat/completions."""
 
     refused = REFUSED_BY_CHAT
 
     messages: list[Message] = Field(min_length=1)
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = Field(default=None, description="false: at most one call in an answer.")
     logprobs: bool | None = Field(default=None, description="Log-probability of each token.")
     top_logprobs: int | None = Field(default=None, ge=0, le=20, description="And of as many of the likeliest.")
 
@@ -260,7 +228,7 @@ class ChatRequest(GenerationFields):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
-class TokenizeRequest(Fields):
+class TokenizeRequest(Conversation):
     """Body of POST /tokenize: a prompt or messages."""
 
     model: str | None = None

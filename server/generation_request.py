@@ -22,6 +22,7 @@ class GenerationRequest:
         exact: Use only such keys and values of earlier prompts again as were computed at the model's present position.
         logprobs: Score every token of the answer, with so many of the likeliest ones; None scores none.
         echo: The answer begins with the prompt.
+        spelled_tokens: Special tokens that are told as text, spelled as in the vocabulary.
     """
 
     prompt: Sequence[int]
@@ -32,6 +33,7 @@ class GenerationRequest:
     exact: bool = False
     logprobs: int | None = None
     echo: bool = False
+    spelled_tokens: frozenset[int] = frozenset()
 
     @property
     def most_tokens(self) -> int:

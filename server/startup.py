@@ -243,8 +243,6 @@ def describe(settings: Settings, ensemble: Ensemble, tokenizer: Tokenizer, conte
     manifest = ensemble.folder / MANIFEST_NAME
     name = ensemble.manifest.name
     digest = hashlib.sha256(manifest.read_bytes()).hexdigest()[:8]
-    template = tokenizer.chat_template
-    specials = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
     return ServedModel(
         id=name,
         aliases=frozenset({ensemble.folder.name, *settings.alias} - {name}),
@@ -253,6 +251,6 @@ def describe(settings: Settings, ensemble: Ensemble, tokenizer: Tokenizer, conte
         context=context,
         vocab_size=ensemble.config.vocab_size,
         tokenizer=tokenizer,
-        chat_template=None if template is None else ChatTemplate(template, specials),
+        chat_template=ChatTemplate.of(tokenizer),
         modules_by_level=partial(modules_by_level, ensemble.manifest, ensemble.sequence(settings.sequence)),
     )

@@ -34,11 +34,11 @@ class _CompletionShape:
     def opening(self, index: int) -> list[dict[str, Any]]:  # noqa: ARG002  # there is nothing to say
         return []
 
-    def piece(self, index: int, text: str, tokens: Sequence[MarkedToken]) -> dict[str, Any]:
-        return _choice(index, text, self._logprobs(tokens), None)
+    def pieces(self, index: int, text: str, tokens: Sequence[MarkedToken]) -> list[dict[str, Any]]:
+        return [_choice(index, text, self._logprobs(tokens), None)]
 
-    def closing(self, index: int, reason: FinishReason) -> dict[str, Any]:
-        return _choice(index, "", None, reason)
+    def closing(self, index: int, reason: FinishReason) -> list[dict[str, Any]]:
+        return [_choice(index, "", None, reason)]
 
     def _logprobs(self, tokens: Sequence[MarkedToken]) -> dict[str, Any] | None:
         return completion_logprobs(tokens, self._tokenizer) if self._scored else None

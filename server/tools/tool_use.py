@@ -1,0 +1,93 @@
+"""How the tools of a request may be called in its answer."""
+
+import secrets
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Never
+
+from flexquant.engine.tokenizer import Tokenizer
+from flexquant.server.api_error import ApiError
+from flexquant.server.api_types import ChatRequest
+from flexquant.server.chat_template import ChatTemplate
+from flexquant.server.tools.call_format import CallFormat
+from flexquant.server.tools.call_parser import CallParser
+from flexquant.server.tools.fields import NamedTool, Tool, tools_by_name
+from flexquant.server.tools.formats import FORMATS, format_of
+
+_ALPHABET: Final = string.ascii_letters + string.digits
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """What an answer may call, and how the model writes that.
+
+    Args:
+        tools: By name; at least one.
+        form: How the model writes calls.
+        single: At most one call is told.
+    """
+
+    tools: Mapping[str, Tool]
+    form: CallFormat
+    single: bool = False
+
+    def parser(self) -> CallParser:
+        """For one answer."""
+        return CallParser(self.form, self.tools, single=self.single)
+
+    def new_id(self) -> str:
+        """An id for a call, such as the model's template takes back."""
+        return self.form.id_prefix + "".join(secrets.choice(_ALPHABET) for _ in range(self.form.id_length))
+
+    def marks(self, tokenizer: Tokenizer) -> frozenset[int]:
+        """Special tokens that mark calls: without their text an answer could not be read."""
+        return tokenizer.special_ids({self.form.opening, self.form.last})
+
+
+def tool_use(body: ChatRequest, template: ChatTemplate) -> ToolUse | None:
+    """How the answer to `body` may call tools; None if it may not.
+
+    Raises:
+        ApiError: 400, the model cannot be given tools, or `tool_choice` cannot be done.
+    """
+    tools, choice = tools_by_name(body.tools or ()), body.tool_choice
+    if choice == "none" or (not tools and choice in (None, "auto")):
+        return None
+    if not tools:
+        raise ApiError(400, "tool_choice: there are no tools to call.", param="tool_choice")
+    if isinstance(choice, NamedTool) and choice.function.name not in tools:
+        raise ApiError(
+            400,
+            f"tool_choice: no tool is called {choice.function.name!r}; there are {', '.join(tools)}.",
+            param="tool_choice.function.name",
+        )
+    use = ToolUse(tools, _format(template), single=body.parallel_tool_calls is False)
+    if choice not in (None, "auto"):
+        _force()
+    return use
+
+
+def _format(template: ChatTemplate) -> CallFormat:
+    template.check_tools()
+    form = format_of(template.tool_source)
+    if form is None:
+        known = ", ".join(known.name for known, _ in FORMATS)
+        raise ApiError(
+            400,
+            f"tools: this model writes calls in a form that this version does not read (it reads those of {known}); "
+            'send tool_choice: "none".',
+            param="tools",
+            code="unsupported",
+        )
+    return form
+
+
+def _force() -> Never:
+    """A call that has to be made needs a grammar."""
+    raise ApiError(
+        400,
+        'tool_choice: this version cannot force a call; use "auto" or "none".',
+        param="tool_choice",
+        code="unsupported",
+    )
