@@ -3,7 +3,7 @@
 Fields come in three lists, which docs/reference/request-fields.md shows to users:
 
 - honoured: the fields of the classes below;
-- accepted without effect: `ACCEPTED`;
+- accepted without effect: `ACCEPTED`, and what completions accept beyond it;
 - refused with a 400 that names the field: `REFUSED`, unless the value means "off".
 
 Unknown fields are ignored.
@@ -21,8 +21,9 @@ from flexquant.server.fields import Fields, said
 from flexquant.server.messages import Message
 from flexquant.server.tools.fields import Tool, ToolChoice, tools_by_name
 
-ACCEPTED: Final = ("user", "metadata", "service_tier", "parallel_tool_calls", "reasoning_effort", "safety_identifier")
+ACCEPTED: Final = ("user", "metadata", "service_tier", "reasoning_effort", "safety_identifier")
 """They change nothing about the answer."""
+ACCEPTED_BY_COMPLETIONS: Final = (*ACCEPTED, "parallel_tool_calls")
 
 REFUSED: Final[Mapping[str, tuple[object, ...]]] = {
     "best_of": (1,),

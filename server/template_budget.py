@@ -1,6 +1,6 @@
 """The work that one rendering of a chat template may still do, in units of about one character."""
 
-from collections.abc import Mapping, MappingView, Sized
+from collections.abc import ItemsView, KeysView, Mapping, Sized, ValuesView
 from contextvars import ContextVar
 from typing import Final
 
@@ -36,7 +36,7 @@ def weigh(value: object) -> object:
         for key, inner in value.items():
             weigh(key)
             weigh(inner)
-    elif isinstance(value, list | tuple | MappingView):
+    elif isinstance(value, list | tuple | KeysView | ItemsView | ValuesView):
         for inner in value:
             weigh(inner)
     else:

@@ -53,7 +53,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols], finalize=weigh)
-        known, tests = self.filters, self.tests
+        known: dict[str, Callable[..., Any]] = self.filters
+        tests: dict[str, Any] = self.tests
         self.filters = {name: _paying(known[name], look) for name in _FILTERS.split()}
         self.filters |= {name: _paying(known[name], weigh) for name in _DEEP_FILTERS.split()}
         self.filters |= {"join": _join, "replace": _replace, "round": _round, "sum": _sum}
@@ -101,7 +102,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             if name == "replace":
                 return _replace(owner, *args, **kwargs)
             if name == "join":
-                return _join(*args, owner, **kwargs)
+                return _join(args[0], owner)
             if name in ("strip", "lstrip", "rstrip"):
                 _pay_for_trimming(owner, *args)
             look(owner)
@@ -141,6 +142,7 @@ class _Metered(NodeTransformer):
         if node.recursive:
             raise TemplateSyntaxError("recursive loops are not supported", node.lineno)
         self._enter(node)
+        assert isinstance(node.iter, nodes.Expr)
         node.iter = _call("look", node.iter)  # a loop's condition may leave all turns out
         return node
 

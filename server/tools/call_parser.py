@@ -4,8 +4,8 @@ What is found depends on the text alone, not on how it was cut: a streamed answe
 
 - Text that may still become a call is held back: as much as is uncertain, and no more. That includes white space, since
   white space around calls belongs to them.
-- A call is certain with the name of a tool and the beginning of its arguments. What looked like a call and is none, such
-  as one of an unknown tool, stays text.
+- A call is certain with the name of a tool and the beginning of its arguments. What looked like a call and is none,
+  such as one of an unknown tool, stays text.
 - Where the JSON of a certain call breaks off, its arguments end, and the rest is text.
 """
 

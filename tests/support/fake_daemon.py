@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 from fastapi import FastAPI
@@ -54,15 +55,18 @@ class FakeDaemon:
 
 
 @contextmanager
-def fake_daemon(*arguments: str, chat_template: bool | str = True) -> Iterator[FakeDaemon]:
+def fake_daemon(
+    *arguments: str, chat_template: bool | str = True, tokenizer_folder: Path = DOCS_LLAMA
+) -> Iterator[FakeDaemon]:
     """An application whose engine thread runs.
 
     Args:
         arguments: Settings of `flexquant-serve`.
         chat_template: The model's own, another one, or none.
+        tokenizer_folder: Has another tokenizer of as many tokens.
     """
     settings = load_settings(["--model", "demo", *arguments])
-    model, tokenizer, counts, gate = FakeModel(), Tokenizer.open(DOCS_LLAMA), Counts(), MemoryGate()
+    model, tokenizer, counts, gate = FakeModel(), Tokenizer.open(tokenizer_folder), Counts(), MemoryGate()
     engine = EngineThread(
         model, tokenizer, parallel=settings.parallel, max_queue=settings.max_queue, gate=gate, counts=counts
     )
