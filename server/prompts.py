@@ -27,6 +27,7 @@ def encode_messages(
     tools: Sequence[Tool] | None = None,
     variables: Mapping[str, Any] | None = None,
     *,
+    lead: str = "",
     bos: bool = True,
 ) -> list[int]:
     """Token ids of a conversation. Templates write BOS themselves; the tokenizer does not double it.
@@ -36,6 +37,7 @@ def encode_messages(
         messages: The conversation.
         tools: What the model is told that it may call.
         variables: Further variables of the template.
+        lead: With what the answer begins already.
         bos: Whether to begin with the begin-of-text token if the template has not written it.
 
     Raises:
@@ -47,7 +49,7 @@ def encode_messages(
         tools=[tool.for_template() for tool in tools or ()],
         variables=variables or {},
     )
-    return model.tokenizer.encode(text, special=True, bos=bos)
+    return model.tokenizer.encode(text + lead, special=True, bos=bos)
 
 
 def encode_prompt(model: ServedModel, prompt: str | list[int]) -> list[int]:

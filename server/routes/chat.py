@@ -24,8 +24,14 @@ async def chat_completions(
     model = daemon.model
     model.check_name(body.model)
     use = tool_use(body, chat_template(model))
-    tools = None if use is None else list(use.tools.values())
-    prompt = await asyncio.to_thread(encode_messages, model, body.messages, tools, body.chat_template_kwargs)
+    prompt = await asyncio.to_thread(
+        encode_messages,
+        model,
+        body.messages,
+        None if use is None else list(use.tools.values()),
+        body.chat_template_kwargs,
+        lead="" if use is None else use.lead,
+    )
     spelled = frozenset[int]() if use is None else use.marks(model.tokenizer)
     generations = generation_requests(
         body, [prompt], body.most_tokens, daemon, logprobs=body.scored, spelled_tokens=spelled

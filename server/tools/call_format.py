@@ -1,6 +1,6 @@
 """What the files of call formats have in common: the marks that a model puts around its calls."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ class CallFormat:
 
     @property
     def before_call(self) -> str:
-        """The text that a model writes before a call: the opening, if an answer needs it."""
+        """What a model writes before its first call: the opening, if an answer needs it."""
         return ("" if self.bare else self.opening) + self.first
 
     @property
-    def after_call(self) -> str:
-        """The text that a model writes after its last call."""
-        return self.last
+    def of_forced_call(self) -> "CallFormat":
+        """Of an answer whose prompt ends with `before_call`, and which a grammar holds to one call: that alone."""
+        return replace(self, bare=True, first="", between="", last="")

@@ -26,15 +26,23 @@ class ToolUse:
         tools: By name; at least one.
         form: How the model writes calls.
         single: At most one call is told.
+        forced: The answer has to be a call.
     """
 
     tools: Mapping[str, Tool]
     form: CallFormat
     single: bool = False
+    forced: bool = False
+
+    @property
+    def lead(self) -> str:
+        """What the prompt ends with, so that the answer begins within a call."""
+        return self.form.before_call if self.forced else ""
 
     def parser(self) -> CallParser:
         """For one answer."""
-        return CallParser(self.form, self.tools, single=self.single)
+        form = self.form.of_forced_call if self.forced else self.form
+        return CallParser(form, self.tools, single=self.single)
 
     def new_id(self) -> str:
         """An id for a call, such as the model's template takes back."""

@@ -77,8 +77,8 @@ def written(form: CallFormat, listed: list[tuple[str, dict[str, Any]]], space: s
     objects = [json.dumps({"name": name, form.arguments: given}, ensure_ascii=False) for name, given in listed]
     if form.between:
         between = f"{space}{form.between}{space}".join(objects)
-        return f"{form.before_call}{space}{between}{space}{form.after_call}"
-    return space.join(f"{form.before_call}{space}{one}{space}{form.after_call}" for one in objects)
+        return f"{form.before_call}{space}{between}{space}{form.last}"
+    return space.join(f"{form.before_call}{space}{one}{space}{form.last}" for one in objects)
 
 
 @given(forms, fragments, st.data())
@@ -133,7 +133,7 @@ def test_calls_are_found_with_their_arguments(
     ],
 )
 def test_what_is_no_call_stays_text(form: CallFormat, call: str) -> None:
-    text = f"{form.before_call}{call}{form.after_call}"
+    text = f"{form.before_call}{call}{form.last}"
     assert parsed(form, [text]) == (text, [])
     assert parsed(form, list(text)) == (text, [])
 
