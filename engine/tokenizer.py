@@ -18,7 +18,6 @@ import tokenizers
 from flexquant.engine.config_fields import read_object
 from flexquant.engine.errors import CheckpointError, UnsupportedModelError
 
-TOOL_TEMPLATE_FILE: Final = "additional_chat_templates/tool_use.jinja"
 _BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -256,15 +255,13 @@ def _token(path: Path, settings: dict[str, Any], name: str) -> str | None:
 
 
 def _chat_templates(folder: Path, path: Path, settings: dict[str, Any]) -> dict[str, str]:
-    """The templates by name: those in files of their own if `chat_template.jinja` is there, else those of the settings.
+    """The templates by name: that of `chat_template.jinja` if it is there, else those of the settings.
 
     One without a name is called "default"; the one for conversations with tools is called "tool_use".
     """
     file = folder / "chat_template.jinja"
     if file.exists():
-        for_tools = folder / TOOL_TEMPLATE_FILE
-        templates = {"default": _template_file(file)}
-        return templates | ({"tool_use": _template_file(for_tools)} if for_tools.exists() else {})
+        return {"default": _template_file(file)}
     match settings.get("chat_template"):
         case None:
             return {}

@@ -28,9 +28,9 @@ def encode_messages(
     variables: Mapping[str, Any] | None = None,
     *,
     lead: str = "",
-    bos: bool = True,
+    bos: bool = False,
 ) -> list[int]:
-    """Token ids of a conversation. Templates write BOS themselves; the tokenizer does not double it.
+    """Token ids of a conversation: those of transformers' `apply_chat_template`. Templates write BOS themselves.
 
     Args:
         model: Whose template and tokenizer are used.
@@ -38,7 +38,7 @@ def encode_messages(
         tools: What the model is told that it may call.
         variables: Further variables of the template.
         lead: With what the answer begins already.
-        bos: Whether to begin with the begin-of-text token if the template has not written it.
+        bos: Whether to begin with the begin-of-text token where the template has not written it.
 
     Raises:
         ApiError: The model has no chat template, or its template refuses the messages or cannot be given tools.

@@ -8,6 +8,8 @@ from jinja2 import TemplateError
 
 BASE: Final = 1_000_000
 PER_CHARACTER: Final = 50
+_VISIT: Final = 4
+"""For each value within a value, also of one that has no characters."""
 
 _left: ContextVar[int] = ContextVar("work that this rendering may still do")
 
@@ -32,6 +34,7 @@ def pay(units: int) -> str:
 
 def weigh(value: object) -> object:
     """Pay for all of `value`, as for writing it out, and return it."""
+    pay(_VISIT)
     if isinstance(value, Mapping):
         for key, inner in value.items():
             weigh(key)

@@ -100,7 +100,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         owner, name = getattr(target, "__self__", None), getattr(target, "__name__", "")
         if isinstance(owner, str):
             if name == "replace":
-                return _replace(owner, *args, **kwargs)
+                # Within loops and blocks jinja2 adds what calls of its own functions need.
+                return _replace(owner, *args, **{key: kwargs[key] for key in kwargs if not key.startswith("_")})
             if name == "join":
                 return _join(args[0], owner)
             if name in ("strip", "lstrip", "rstrip"):
