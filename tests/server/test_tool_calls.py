@@ -289,9 +289,8 @@ def test_marks_that_are_special_tokens_are_read(tmp_path: Path) -> None:
 def test_openais_client_reads_the_calls(daemon: FakeDaemon) -> None:
     async def run() -> tuple[Any, Any]:
         daemon.model.script = daemon.tokenizer.encode(TWO_CALLS, bos=False)
-        async with openai.AsyncOpenAI(
-            base_url="http://127.0.0.1:8000/v1", api_key="none", http_client=daemon.client()
-        ) as client:
+        http: Any = daemon.client()  # the client has its own name for the type
+        async with openai.AsyncOpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none", http_client=http) as client:
             asked: Json = {"model": "demo", "messages": USER, "tools": TOOLS}
             whole = await client.chat.completions.create(**asked)
             async with client.chat.completions.stream(**asked) as stream:
