@@ -2,7 +2,7 @@
 
 Templates come with downloaded models, so none is trusted:
 
-- every turn of a loop and every call of a macro pays for the fixed text in it;
+- every turn of a loop and every call of a macro or a block pays for the fixed text in it;
 - every value that is put out pays for its size, whether it goes into the prompt or into a `{% set %}` block;
 - operators, filters and methods pay for what they read, and for what they build before it is built;
 - comparisons and hashes, also within filters and tests, pay for all that they may have to look at.
@@ -131,13 +131,13 @@ class _Metered(NodeTransformer):
     What is called there are attributes of the environment, which a template can neither name nor replace.
     """
 
-    def _enter(self, node: nodes.For | nodes.Macro | nodes.CallBlock) -> nodes.Node:
+    def _enter(self, node: nodes.For | nodes.Macro | nodes.CallBlock | nodes.Block) -> nodes.Node:
         fixed = sum(len(text.data) for text in node.find_all(nodes.TemplateData))
         self.generic_visit(node)
         node.body.insert(0, nodes.ExprStmt(_call("pay", nodes.Const(_TURN + fixed))).set_lineno(node.lineno))
         return node
 
-    visit_Macro = visit_CallBlock = _enter  # noqa: N815  # names that NodeTransformer looks for, as all below
+    visit_Macro = visit_CallBlock = visit_Block = _enter  # noqa: N815  # names that NodeTransformer looks for, as all below
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
         if node.recursive:

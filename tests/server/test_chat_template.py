@@ -152,6 +152,10 @@ WASTEFUL = {
     "growth by replace method": sixty_times("{% set ns.s = ns.s.replace('a', 'aa') %}"),
     "fixed text in a loop": "{% for i in range(60000) %}{% set x %}" + "x" * 10_000 + "{% endset %}{% endfor %}",
     "macro tree": "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+    "block tree": (
+        "{% set ns = namespace(d=0) %}{% block a %}{% set ns.d = ns.d + 1 %}{% if ns.d < 60 %}"
+        "{% if self.a() or self.a() %}{% endif %}{% endif %}{% set ns.d = ns.d - 1 %}{% endblock %}"
+    ),
     "nested loops over tools": "{% for t in tools %}" * 9 + "x" + "{% endfor %}" * 9,
     "loops whose turns are left out": kept("{% for i in r %}{% for j in r if false %}{% endfor %}{% endfor %}"),
     "lists again and again": kept("{% for i in r %}{% set y = r | list %}{% endfor %}"),
