@@ -45,6 +45,7 @@ class Answer:
             exact=request.exact,
             logprobs=request.logprobs,
             score_prompt=request.scores_prompt,
+            constraint=request.constraint,
         )
         self._echo = request.prompt if request.echo else ()
         self._text = tokenizer.stream()
@@ -88,7 +89,7 @@ class Answer:
         if token is None and ended is None:
             return []
         text = self._read_prompt()
-        if token is not None and ended != "stop":
+        if token is not None and not self._generation.at_end_token:
             text += self._stops.push(self._read(token, self._generation.score))
         if ended is not None and not self._stops.stopped:
             text += self._stops.push(self._text.flush())
