@@ -113,7 +113,7 @@ class KVExhaustedError(FlexQuantError):
 
 
 class GrammarError(FlexQuantError):
-    """A grammar, a regular expression or a JSON schema is wrong, too complex, or has a keyword that is not supported."""
+    """A grammar, a regular expression or a JSON schema has a mistake, is too complex, or asks for the unsupported."""
 
 
 class ConstraintError(FlexQuantError):

@@ -121,9 +121,9 @@ class Tokenizer:
         stream = self.stream()
         return "".join([*map(stream.push, ids), stream.flush()])
 
-    def stream(self) -> "DetokenizerStream":
-        """A new text, decoded token by token."""
-        return DetokenizerStream(self)
+    def stream(self, *, verbatim: bool = False) -> "DetokenizerStream":
+        """A new text, decoded token by token; if `verbatim`, with the spaces that the tokenizer puts before a text."""
+        return DetokenizerStream(self, 0 if verbatim else self._pieces.leading_spaces)
 
     def token_bytes(self, token_id: int) -> bytes:
         """What a token adds to a text: nothing for special tokens and for ids beyond the vocabulary."""
@@ -135,19 +135,19 @@ class Tokenizer:
         token: str | None = self._library.id_to_token(token_id)
         return f"token_id:{token_id}" if token is None else token
 
-    @property
-    def leading_spaces(self) -> int:
-        """Spaces at the start of a text that the tokenizer itself put there."""
-        return self._pieces.leading_spaces
-
 
 class DetokenizerStream:
-    """Text that grows token by token. Characters whose bytes are not complete yet are held back."""
+    """Text that grows token by token. Characters whose bytes are not complete yet are held back.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    Args:
+        tokenizer: Knows the tokens' bytes.
+        leading_spaces: Spaces at the start of the text that the tokenizer itself put there.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, leading_spaces: int) -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._to_strip = tokenizer.leading_spaces
+        self._to_strip = leading_spaces
 
     def push(self, token_id: int) -> str:
         """The text that became complete with this token, often empty."""

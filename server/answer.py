@@ -48,7 +48,8 @@ class Answer:
             constraint=request.constraint,
         )
         self._echo = request.prompt if request.echo else ()
-        self._text = tokenizer.stream()
+        # A constraint is one on the text as it is; of an echoed prompt, the tokenizer's own space is no part.
+        self._text = tokenizer.stream(verbatim=request.constraint is not None and not request.echo)
         self._stops = StopMatcher(request.stops)
         self._marks = TokenMarks()
         self._start = self._end = self._worst = model.position

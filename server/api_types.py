@@ -14,9 +14,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidatorFunctionWrapHandler,
     WrapValidator,
@@ -25,6 +23,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, ValidationError
 
 from flexquant.server.api_error import ApiError
+from flexquant.server.fields import Fields
+from flexquant.server.structured_fields import OTHER_SPELLINGS, ResponseFormat, StructuredOutputs
 
 ACCEPTED: Final = ("user", "metadata", "service_tier", "parallel_tool_calls", "reasoning_effort", "safety_identifier")
 """They change nothing about the answer."""
@@ -33,7 +33,6 @@ REFUSED: Final[Mapping[str, tuple[object, ...]]] = {
     "best_of": (1,),
     "suffix": ("",),
     "repeat_penalty": (1,),
-    "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
@@ -43,6 +42,7 @@ REFUSED: Final[Mapping[str, tuple[object, ...]]] = {
     "prediction": (),
     "web_search_options": (),
     "store": (False,),
+    **{name: (off,) for name, (_, off) in OTHER_SPELLINGS.items()},
 }
 """Known fields that would change the answer and that this version does not do, with the values that mean "off"."""
 
@@ -50,7 +50,11 @@ REFUSED_BY_CHAT: Final[Mapping[str, tuple[object, ...]]] = {**REFUSED, "echo": (
 REFUSED_BY_COMPLETIONS: Final[Mapping[str, tuple[object, ...]]] = {**REFUSED, "top_logprobs": ()}
 """`logprobs` is a number there."""
 
-OTHER_NAMES: Final[Mapping[str, str]] = {"repeat_penalty": "repetition_penalty", "top_logprobs": "logprobs"}
+OTHER_NAMES: Final[Mapping[str, str]] = {
+    "repeat_penalty": "repetition_penalty",
+    "top_logprobs": "logprobs",
+    **{name: here for name, (here, _) in OTHER_SPELLINGS.items()},
+}
 """Refused fields that have another name here."""
 
 MAX_STOPS: Final = 16
@@ -69,12 +73,6 @@ def _said(message: str) -> WrapValidator:
             raise PydanticCustomError("wrong_type", message) from error
 
     return WrapValidator(validate)
-
-
-class Fields(BaseModel):
-    """Base of all request parts: exact JSON types, unknown fields ignored."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
 class StreamOptions(Fields):
@@ -136,6 +134,8 @@ class GenerationFields(Fields):
         default=None, ge=1, lt=2**31, description="The newer word for max_tokens; of both, this one counts."
     )
     ignore_eos: bool | None = Field(default=None, description="Go on after the end-of-sequence token.")
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     @model_validator(mode="before")
     @classmethod

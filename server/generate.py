@@ -12,6 +12,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from flexquant.engine.errors import ContextLengthError
+from flexquant.engine.grammar import CompiledGrammar
 from flexquant.engine.sampling import SamplingParams
 from flexquant.server.api_error import CLIENT_GONE, ApiError, client_gone
 from flexquant.server.api_types import GenerationFields
@@ -84,6 +85,7 @@ def generation_requests(
     *,
     logprobs: int | None,
     echo: bool = False,
+    grammar: CompiledGrammar | None = None,
 ) -> list[GenerationRequest]:
     """What the engine is asked for: `n` choices of the first prompt, then of the next.
 
@@ -94,6 +96,7 @@ def generation_requests(
         daemon: Whose model, engine and controller they are for.
         logprobs: How many of the likeliest tokens the score of a token has; None scores none.
         echo: Answers begin with their prompts.
+        grammar: What each answer has to be; None for anything.
 
     Raises:
         ContextLengthError: A prompt leaves no room for an answer.
@@ -135,6 +138,7 @@ def generation_requests(
                     exact=daemon.controller.pinned,
                     logprobs=logprobs,
                     echo=echo,
+                    constraint=None if grammar is None else grammar.start(ignore_eos=bool(fields.ignore_eos)),
                 )
             )
     return requests

@@ -13,6 +13,7 @@ from flexquant.server.generate import FinishReason, answer, generation_requests
 from flexquant.server.logprob_fields import chat_logprobs
 from flexquant.server.prompts import encode_messages
 from flexquant.server.routes.dependencies import daemon_state
+from flexquant.server.structured_output import requested_grammar
 from flexquant.server.token_marks import MarkedToken
 
 router = APIRouter()
@@ -55,6 +56,7 @@ async def chat_completions(
     """Answer a conversation."""
     daemon.model.check_name(body.model)
     prompt = await asyncio.to_thread(encode_messages, daemon.model, body.messages)
-    generations = generation_requests(body, [prompt], body.most_tokens, daemon, logprobs=body.scored)
+    grammar = await requested_grammar(daemon.model, body)
+    generations = generation_requests(body, [prompt], body.most_tokens, daemon, logprobs=body.scored, grammar=grammar)
     shape = _ChatShape(daemon.model.tokenizer, logprobs=body.scored is not None)
     return await answer(request, daemon, body, generations, shape)

@@ -26,7 +26,6 @@ PROMPTS: Final[dict[str, Json]] = {
 }
 EOS, CHOSEN = 1, 3000
 ON: Final[Json] = {
-    "response_format": {"type": "json_object"},
     "tools": [{"type": "function", "function": {"name": "f"}}],
     "tool_choice": "required",
     "best_of": 2,
@@ -45,7 +44,7 @@ EXTENSIONS: Final = (
 """What other servers have beyond OpenAI's API, and ours has not."""
 COMPARED: Final = (
     *("prompt", "n", "best_of", "echo", "suffix", "logprobs", "top_logprobs", "stop", "seed", "logit_bias", "top_k"),
-    *("min_p", "repetition_penalty", "response_format", "tools", "tool_choice", "stream_options"),
+    *("min_p", "repetition_penalty", "response_format", "structured_outputs", "tools", "tool_choice", "stream_options"),
     *("max_completion_tokens", "reasoning_effort"),
 )
 """Fields in which local servers differ."""
@@ -77,6 +76,8 @@ HONOURED: Final[dict[str, tuple[Json, Any]]] = {
     "logprobs": ({}, None),
     "top_logprobs": ({"logprobs": True}, 2),
     "echo": ({}, True),
+    "response_format": ({}, {"type": "json_object"}),
+    "structured_outputs": ({}, {"regex": "[0-9]+"}),
 }
 """What else the request has, and a value that makes a difference to it; `logprobs` has one for each endpoint."""
 

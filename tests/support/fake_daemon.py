@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import httpx
 from fastapi import FastAPI
 
+from flexquant.engine.grammar import Grammars
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.app import create_app
 from flexquant.server.chat_template import ChatTemplate
@@ -76,6 +77,7 @@ def fake_daemon(*arguments: str, chat_template: bool = True) -> Iterator[FakeDae
         tokenizer=tokenizer,
         chat_template=None if source is None else ChatTemplate(source, tokens),
         modules_by_level=lambda position: {"8.0": 3 - position, "4.0": position},
+        grammars=Grammars(tokenizer, model.config.vocab_size, model.config.eos_ids),
     )
     engine.start()
     try:
