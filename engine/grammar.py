@@ -95,6 +95,10 @@ class Grammars:
 
         if len(grammar.source) > MAX_SOURCE:
             raise GrammarError(f"it has {len(grammar.source)} characters; at most {MAX_SOURCE} are possible")
+        try:
+            grammar.source.encode()
+        except UnicodeEncodeError as error:
+            raise GrammarError("it has half of a surrogate pair, which is no character") from error
         with self._building:
             if self._vocabulary is None:
                 self._vocabulary = _Vocabulary(self._tokenizer, self._vocab_size, self._eos_ids)
@@ -153,8 +157,8 @@ class GrammarConstraint(Constraint):
         """See Constraint."""
         if self.stuck:
             raise ConstraintError(
-                f"after {self._tokens} tokens, the grammar allows no token of this model, and the text is not complete",
-                hint="A constrained text cannot have special tokens, nor bytes that no token of the model stands for.",
+                f"after token {self._tokens}, the grammar asks for what this model has no tokens for, such as special "
+                "tokens, which cannot be part of a constrained text"
             )
         logits[self._forbidden] = -np.inf
 
@@ -174,7 +178,7 @@ class GrammarConstraint(Constraint):
         fill_next_token_bitmask(self._matcher, self._bits)
         if self._matcher.is_error():
             problem = self._matcher.get_error().partition("\n")[0]
-            raise ConstraintError(f"after {self._tokens} tokens, the grammar cannot be followed: {problem}")
+            raise ConstraintError(f"after token {self._tokens}, the grammar cannot be followed: {problem}")
         bits = np.unpackbits(self._bits.view(np.uint8)[0], bitorder="little").view(np.bool_)
         size = len(self._vocabulary.is_text)
         # A grammar that names tokens by their ids may name the end itself.
@@ -245,5 +249,7 @@ def _mistake(grammar: Grammar, error: str) -> str:
         return "it cannot be read; special tokens, for one, cannot be part of it"
     error = _CONTEXT.sub("", error)
     if grammar.kind != "lark":
-        error = _POSITION.sub("", error).removeprefix("failed to compile JSON schema: ")
-    return " ".join(error.split())
+        error = _POSITION.sub("", error)
+        for prefix in ("failed to compile JSON schema: ", 'failed to parse "%json": '):
+            error = error.removeprefix(prefix)
+    return " ".join(error.replace("Unimplemented keys:", "these keywords are not supported:").split())
