@@ -83,7 +83,8 @@ def tool_constraint(tools: Sequence[Mapping[str, Any]], name: str | None = None)
     functions = [tool["function"] for tool in tools]
     chosen = [function for function in functions if name is None or function["name"] == name]
     if not chosen:
-        raise ApiError(400, f"tool_choice: {name!r} is not in tools.", param="tool_choice")
+        said = "it needs tools" if name is None else f"{name!r} is not in tools"
+        raise ApiError(400, f"tool_choice: {said}.", param="tool_choice")
     calls = [_call_schema(function, number) for number, function in enumerate(chosen)]
     try:
         return Grammar.of_schema(calls[0] if len(calls) == 1 else {"anyOf": calls})

@@ -327,3 +327,5 @@ def test_a_tool_that_is_not_there_is_named() -> None:
     with pytest.raises(ApiError, match="'fourth' is not in tools") as refused:
         tool_constraint(TOOLS, "fourth")
     assert (refused.value.status, refused.value.param) == (400, "tool_choice")
+    with pytest.raises(ApiError, match="it needs tools"):
+        tool_constraint([])
