@@ -126,9 +126,14 @@ class Tokenizer:
         stream = self.stream()
         return "".join([*map(stream.push, ids), stream.flush()])
 
-    def stream(self, *, spelled: Collection[int] = ()) -> "DetokenizerStream":
-        """A new text, decoded token by token; it has the special tokens `spelled`, other special tokens not."""
-        return DetokenizerStream(self, spelled)
+    def stream(self, *, spelled: Collection[int] = (), verbatim: bool = False) -> "DetokenizerStream":
+        """A new text, decoded token by token.
+
+        Args:
+            spelled: Special tokens that are part of the text; others are not.
+            verbatim: With the spaces that the tokenizer puts before a text.
+        """
+        return DetokenizerStream(self, 0 if verbatim else self._pieces.leading_spaces, spelled)
 
     def special_ids(self, spellings: Collection[str]) -> frozenset[int]:
         """Ids of those of `spellings` that are special tokens."""
@@ -144,20 +149,21 @@ class Tokenizer:
         token: str | None = self._library.id_to_token(token_id)
         return f"token_id:{token_id}" if token is None else token
 
-    @property
-    def leading_spaces(self) -> int:
-        """Spaces at the start of a text that the tokenizer itself put there."""
-        return self._pieces.leading_spaces
-
 
 class DetokenizerStream:
-    """Text that grows token by token. Characters whose bytes are not complete yet are held back."""
+    """Text that grows token by token. Characters whose bytes are not complete yet are held back.
 
-    def __init__(self, tokenizer: Tokenizer, spelled: Collection[int] = ()) -> None:
+    Args:
+        tokenizer: Knows the tokens' bytes.
+        leading_spaces: Spaces at the start of the text that the tokenizer itself put there.
+        spelled: Special tokens that are part of the text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, leading_spaces: int, spelled: Collection[int]) -> None:
         self._tokenizer = tokenizer
         self._spelled = spelled
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._to_strip = tokenizer.leading_spaces
+        self._to_strip = leading_spaces
 
     def push(self, token_id: int) -> str:
         """The text that became complete with this token, often empty."""

@@ -45,9 +45,13 @@ class Answer:
             exact=request.exact,
             logprobs=request.logprobs,
             score_prompt=request.scores_prompt,
+            constraint=request.constraint,
         )
         self._echo = request.prompt if request.echo else ()
-        self._text = tokenizer.stream(spelled=request.spelled_tokens)
+        # A constraint is one on the text as it is; of an echoed prompt, the tokenizer's own space is no part.
+        self._text = tokenizer.stream(
+            spelled=request.spelled_tokens, verbatim=request.constraint is not None and not request.echo
+        )
         self._stops = StopMatcher(request.stops)
         self._marks = TokenMarks()
         self._start = self._end = self._worst = model.position
@@ -88,7 +92,7 @@ class Answer:
         if token is None and ended is None:
             return []
         text = self._read_prompt()
-        if token is not None and ended != "stop":
+        if token is not None and not self._generation.at_end_token:
             text += self._stops.push(self._read(token, self._generation.score))
         if ended is not None and not self._stops.stopped:
             text += self._stops.push(self._text.flush())

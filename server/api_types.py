@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 from flexquant.server.api_error import ApiError
 from flexquant.server.fields import Fields, said
 from flexquant.server.messages import Message
+from flexquant.server.structured_fields import OTHER_SPELLINGS, ResponseFormat, StructuredOutputs
 from flexquant.server.tools.fields import Tool, ToolChoice, tools_by_name
 
 ACCEPTED: Final = ("user", "metadata", "service_tier", "reasoning_effort", "safety_identifier")
@@ -29,7 +30,6 @@ REFUSED: Final[Mapping[str, tuple[object, ...]]] = {
     "best_of": (1,),
     "suffix": ("",),
     "repeat_penalty": (1,),
-    "response_format": ({"type": "text"},),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
@@ -37,6 +37,7 @@ REFUSED: Final[Mapping[str, tuple[object, ...]]] = {
     "prediction": (),
     "web_search_options": (),
     "store": (False,),
+    **{name: (off,) for name, (_, off) in OTHER_SPELLINGS.items()},
 }
 """Known fields that would change the answer and that this version does not do, with the values that mean "off"."""
 
@@ -49,7 +50,11 @@ REFUSED_BY_COMPLETIONS: Final[Mapping[str, tuple[object, ...]]] = {
 }
 """`logprobs` is a number there."""
 
-OTHER_NAMES: Final[Mapping[str, str]] = {"repeat_penalty": "repetition_penalty", "top_logprobs": "logprobs"}
+OTHER_NAMES: Final[Mapping[str, str]] = {
+    "repeat_penalty": "repetition_penalty",
+    "top_logprobs": "logprobs",
+    **{name: here for name, (here, _) in OTHER_SPELLINGS.items()},
+}
 """Refused fields that have another name here."""
 
 MAX_STOPS: Final = 16
@@ -117,6 +122,8 @@ class GenerationFields(Fields):
         default=None, ge=1, lt=2**31, description="The newer word for max_tokens; of both, this one counts."
     )
     ignore_eos: bool | None = Field(default=None, description="Go on after the end-of-sequence token.")
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -12,6 +12,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from flexquant.engine.errors import ContextLengthError
+from flexquant.engine.grammar import CompiledGrammar
 from flexquant.engine.sampling import SamplingParams
 from flexquant.server.api_error import CLIENT_GONE, ApiError, client_gone
 from flexquant.server.api_types import GenerationFields
@@ -85,6 +86,7 @@ def generation_requests(
     logprobs: int | None,
     echo: bool = False,
     spelled_tokens: frozenset[int] = frozenset(),
+    grammar: CompiledGrammar | None = None,
 ) -> list[GenerationRequest]:
     """What the engine is asked for: `n` choices of the first prompt, then of the next.
 
@@ -96,6 +98,7 @@ def generation_requests(
         logprobs: How many of the likeliest tokens the score of a token has; None scores none.
         echo: Answers begin with their prompts.
         spelled_tokens: Special tokens that are told as text.
+        grammar: What each answer has to be; None for anything.
 
     Raises:
         ContextLengthError: A prompt leaves no room for an answer.
@@ -138,6 +141,7 @@ def generation_requests(
                     logprobs=logprobs,
                     echo=echo,
                     spelled_tokens=spelled_tokens,
+                    constraint=None if grammar is None else grammar.start(ignore_eos=bool(fields.ignore_eos)),
                 )
             )
     return requests

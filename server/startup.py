@@ -14,6 +14,7 @@ from flexquant.engine.compute import AUTO, Compute, choose_compute, usable_cores
 from flexquant.engine.elastic_model import ElasticModel
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import FlexQuantError, UsageError
+from flexquant.engine.grammar import Grammars
 from flexquant.engine.kv_cache import pages_for
 from flexquant.engine.manifest import MANIFEST_NAME, modules_by_level
 from flexquant.engine.memory.process import anonymous_bytes
@@ -253,4 +254,5 @@ def describe(settings: Settings, ensemble: Ensemble, tokenizer: Tokenizer, conte
         tokenizer=tokenizer,
         chat_template=ChatTemplate.of(tokenizer),
         modules_by_level=partial(modules_by_level, ensemble.manifest, ensemble.sequence(settings.sequence)),
+        grammars=Grammars(tokenizer, ensemble.config.vocab_size, ensemble.config.eos_ids),
     )

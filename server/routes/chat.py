@@ -1,17 +1,20 @@
 """POST /v1/chat/completions."""
 
 import asyncio
-from typing import Annotated
+from collections.abc import Coroutine
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from flexquant.engine.grammar import CompiledGrammar
 from flexquant.server.api_types import ChatRequest
 from flexquant.server.chat_shape import ChatShape
-from flexquant.server.daemon_state import DaemonState
+from flexquant.server.daemon_state import DaemonState, ServedModel
 from flexquant.server.generate import answer, generation_requests
 from flexquant.server.prompts import chat_template, encode_messages
 from flexquant.server.routes.dependencies import daemon_state
-from flexquant.server.tools.tool_use import tool_use
+from flexquant.server.structured_output import compile_grammar, requested_grammar, tool_constraint
+from flexquant.server.tools.tool_use import ToolUse, tool_use
 
 router = APIRouter()
 
@@ -32,9 +35,16 @@ async def chat_completions(
         body.chat_template_kwargs,
         lead="" if use is None else use.lead,
     )
+    grammar = await (requested_grammar(model, body) if use is None or not use.forced else _call(model, use))
     spelled = frozenset[int]() if use is None else use.marks(model.tokenizer)
     generations = generation_requests(
-        body, [prompt], body.most_tokens, daemon, logprobs=body.scored, spelled_tokens=spelled
+        body, [prompt], body.most_tokens, daemon, logprobs=body.scored, spelled_tokens=spelled, grammar=grammar
     )
     shape = ChatShape(model.tokenizer, logprobs=body.scored is not None, tools=use)
     return await answer(request, daemon, body, generations, shape)
+
+
+def _call(model: ServedModel, use: ToolUse) -> Coroutine[Any, Any, CompiledGrammar]:
+    """The grammar of a call that has to be made."""
+    given = [tool.for_template() for tool in use.tools.values()]
+    return compile_grammar(model, tool_constraint(given, use.forced_name), "tools")

@@ -4,7 +4,7 @@ import secrets
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Never
+from typing import Final
 
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.api_error import ApiError
@@ -33,6 +33,7 @@ class ToolUse:
     form: CallFormat
     single: bool = False
     forced: bool = False
+    forced_name: str | None = None
 
     @property
     def lead(self) -> str:
@@ -70,10 +71,13 @@ def tool_use(body: ChatRequest, template: ChatTemplate) -> ToolUse | None:
             f"tool_choice: no tool is called {choice.function.name!r}; there are {', '.join(tools)}.",
             param="tool_choice.function.name",
         )
-    use = ToolUse(tools, _format(template), single=body.parallel_tool_calls is False)
-    if choice not in (None, "auto"):
-        _force()
-    return use
+    return ToolUse(
+        tools,
+        _format(template),
+        single=body.parallel_tool_calls is False,
+        forced=choice not in (None, "auto"),
+        forced_name=choice.function.name if isinstance(choice, NamedTool) else None,
+    )
 
 
 def _format(template: ChatTemplate) -> CallFormat:
@@ -89,13 +93,3 @@ def _format(template: ChatTemplate) -> CallFormat:
             code="unsupported",
         )
     return form
-
-
-def _force() -> Never:
-    """A call that has to be made needs a grammar."""
-    raise ApiError(
-        400,
-        'tool_choice: this version cannot force a call; use "auto" or "none".',
-        param="tool_choice",
-        code="unsupported",
-    )

@@ -131,6 +131,13 @@ def test_streams_do_not_share_what_they_hold_back(llama_2: Tokenizer) -> None:
     assert other.flush() == "\ufffd"
 
 
+def test_a_verbatim_text_keeps_the_space_at_its_start(llama_2: Tokenizer) -> None:
+    ids = llama_2.encode("a", bos=False)
+    for verbatim, text in ((True, " a"), (False, "a")):
+        stream = llama_2.stream(verbatim=verbatim)
+        assert "".join([*map(stream.push, ids), stream.flush()]) == text
+
+
 def test_only_the_tokenizers_own_space_is_stripped(llama_2: Tokenizer) -> None:
     for text in ("a", " a", "  a", " ", "a a", ""):
         assert llama_2.decode(llama_2.encode(text, bos=False)) == text

@@ -93,7 +93,7 @@ def test_refused_field_is_named_unless_it_is_off(
         ("repeat_penalty", 1.0, 1.1),
         ("repeat_penalty", 1, True),
         ("best_of", 1, 2),
-        ("response_format", {"type": "text"}, {"type": "json_object"}),
+        ("json_schema", {}, {"type": "object"}),
         ("tools", [], [{"type": "function"}]),
         ("tool_choice", "auto", "required"),
         ("store", False, True),
@@ -108,6 +108,8 @@ def test_off_and_on(field: str, off: object, on: object) -> None:
 def test_a_refused_field_names_the_one_to_use_instead() -> None:
     with pytest.raises(ApiError, match="use repetition_penalty"):
         completion(repeat_penalty=1.1)
+    with pytest.raises(ApiError, match=r"use structured_outputs\.regex"):
+        completion(guided_regex="[0-9]")
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,6 @@ TEMPLATE: Final = """
 {#- <tool_call> #}"""
 TWO_CALLS: Final = 2 * '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
 ON: Final[Json] = {
-    "response_format": {"type": "json_object"},
     "tools": TOOLS,
     "tool_choice": "required",
     "best_of": 2,
@@ -57,7 +56,7 @@ EXTENSIONS: Final = (
 """What other servers have beyond OpenAI's API, and ours has not."""
 COMPARED: Final = (
     *("prompt", "n", "best_of", "echo", "suffix", "logprobs", "top_logprobs", "stop", "seed", "logit_bias", "top_k"),
-    *("min_p", "repetition_penalty", "response_format", "tools", "tool_choice", "stream_options"),
+    *("min_p", "repetition_penalty", "response_format", "structured_outputs", "tools", "tool_choice", "stream_options"),
     *("max_completion_tokens", "reasoning_effort", "chat_template_kwargs"),
 )
 """Fields in which local servers differ."""
@@ -93,6 +92,8 @@ HONOURED: Final[dict[str, tuple[Json, Any]]] = {
     "tool_choice": ({"tools": TOOLS}, "none"),
     "parallel_tool_calls": ({"tools": TOOLS, "max_tokens": 100}, False),
     "chat_template_kwargs": ({}, {"mood": "Be calm."}),
+    "response_format": ({}, {"type": "json_object"}),
+    "structured_outputs": ({}, {"regex": "[0-9]+"}),
 }
 """What else the request has, and a value that makes a difference to it; `logprobs` has one for each endpoint."""
 

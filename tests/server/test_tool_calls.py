@@ -207,8 +207,6 @@ def test_with_the_choice_none_the_model_does_not_learn_of_tools(daemon: FakeDaem
 @pytest.mark.parametrize(
     ("fields", "param", "said"),
     [
-        ({"tool_choice": "required"}, "tool_choice", "cannot force a call"),
-        ({"tool_choice": {"type": "function", "function": {"name": "get_time"}}}, "tool_choice", "cannot force a call"),
         (
             {"tool_choice": {"type": "function", "function": {"name": "f"}}},
             "tool_choice.function.name",
@@ -302,3 +300,25 @@ def test_openais_client_reads_the_calls(daemon: FakeDaemon) -> None:
         assert found.message.content == "I look."
         names = [(made.function.name, made.function.arguments) for made in found.message.tool_calls]
         assert names == [("get_weather", BONN), ("get_time", NOW)]
+
+
+@pytest.mark.parametrize(
+    ("tool_choice", "names"),
+    [
+        ("required", {"get_weather", "get_time"}),
+        ({"type": "function", "function": {"name": "get_weather"}}, {"get_weather"}),
+    ],
+)
+def test_a_forced_call_is_made_whatever_the_model_would_say(
+    daemon: FakeDaemon, tool_choice: object, names: set[str]
+) -> None:
+    for seed in range(5):
+        fields: Json = {"tool_choice": tool_choice, "temperature": 2, "seed": seed, "max_tokens": 400}
+        found = choice(daemon, "I would rather talk.", **fields)
+        streamed = put_together(chunks(daemon, "I would rather talk.", **fields))
+        assert without_ids(streamed) == without_ids(found)
+        [made] = found["message"]["tool_calls"]
+        assert made["function"]["name"] in names
+        assert found["message"]["content"] is None
+        if found["finish_reason"] == "tool_calls":
+            json.loads(made["function"]["arguments"])

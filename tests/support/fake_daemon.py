@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 from fastapi import FastAPI
 
+from flexquant.engine.grammar import Grammars
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.app import create_app
 from flexquant.server.chat_template import ChatTemplate
@@ -86,6 +87,7 @@ def fake_daemon(
         tokenizer=tokenizer,
         chat_template=template if chat_template else None,
         modules_by_level=lambda position: {"8.0": 3 - position, "4.0": position},
+        grammars=Grammars(tokenizer, model.config.vocab_size, model.config.eos_ids),
     )
     engine.start()
     try:
