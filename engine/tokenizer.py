@@ -137,7 +137,7 @@ class Tokenizer:
 
     def special_ids(self, spellings: Collection[str]) -> frozenset[int]:
         """Ids of those of `spellings` that are special tokens."""
-        return frozenset(id_ for id_ in self._special if self._library.id_to_token(id_) in spellings)
+        return self._special & {self._library.token_to_id(spelling) for spelling in spellings}
 
     def token_bytes(self, token_id: int) -> bytes:
         """What a token adds to a text: nothing for special tokens and for ids beyond the vocabulary."""

@@ -91,7 +91,7 @@ class CallParser:
 
     def _take_parts(self) -> list[Part]:
         parts, self._parts = self._parts, []
-        return list(_joined(parts))
+        return _joined(parts)
 
     def _go_on(self) -> None:
         """Read what is held, as far as that goes."""

@@ -82,7 +82,7 @@ def written(form: CallFormat, listed: list[tuple[str, dict[str, Any]]], space: s
 
 
 @given(forms, fragments, st.data())
-@settings(max_examples=400)
+@settings(max_examples=250)
 def test_however_the_text_is_cut_the_same_is_found(form: CallFormat, text: str, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
     pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]

@@ -226,6 +226,20 @@ def test_what_cannot_be_done_is_a_400(daemon: FakeDaemon, fields: Json, param: s
     assert said in error["message"]
 
 
+@pytest.mark.parametrize("levels", [100, 500, 900, 990, 5000])
+def test_tools_that_are_nested_deeply_never_break_the_daemon(daemon: FakeDaemon, levels: int) -> None:
+    schema = '{"a":' * levels + "{}" + "}" * levels
+    tool = '{"type": "function", "function": {"name": "f", "parameters": ' + schema + "}}"
+    body = f'{{"messages": [{{"role": "user", "content": "a"}}], "tools": [{tool}], "max_tokens": 1}}'
+
+    async def run() -> httpx.Response:
+        async with daemon.client() as client:
+            return await client.post(CHAT, content=body, headers={"content-type": "application/json"})
+
+    answer = asyncio.run(run())
+    assert answer.status_code == (200 if levels == 100 else 400)
+
+
 @pytest.mark.parametrize(
     ("template", "said"),
     [
