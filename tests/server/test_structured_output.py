@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
 import httpx
@@ -165,9 +165,9 @@ def test_a_constrained_text_is_told_as_it_is(daemon: FakeDaemon, monkeypatch: py
     seen: list[bool] = []
     stream = Tokenizer.stream
 
-    def watched(self: Tokenizer, *, verbatim: bool = False) -> DetokenizerStream:
+    def watched(self: Tokenizer, *, spelled: Collection[int] = (), verbatim: bool = False) -> DetokenizerStream:
         seen.append(verbatim)
-        return stream(self, verbatim=verbatim)
+        return stream(self, spelled=spelled, verbatim=verbatim)
 
     monkeypatch.setattr(Tokenizer, "stream", watched)
     post(daemon, TEXT, {"echo": echo, **ASKED["regex"]})
