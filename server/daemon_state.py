@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from flexquant.engine.grammar import Grammars
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.api_error import ApiError
 from flexquant.server.chat_template import ChatTemplate
@@ -27,6 +28,7 @@ class ServedModel:
         modules_by_level: How many modules each level has at a position.
         listed: The names that it is listed under: its id, and the aliases that the user chose.
         any_name: Requests may give any name, and mean this model.
+        grammars: What its answers can be held to.
     """
 
     id: str
@@ -40,6 +42,7 @@ class ServedModel:
     modules_by_level: Callable[[int], Mapping[str, int]]
     listed: tuple[str, ...]
     any_name: bool
+    grammars: Grammars
 
     def check_name(self, name: str | None) -> None:
         """Raise ApiError (404) unless `name` is this model; a request without a name means it too."""
