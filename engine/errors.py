@@ -2,7 +2,7 @@
 
 FlexQuantError                  exit code 1
 ├── UsageError                  2   a flag, setting or combination that cannot work
-├── InputError                  3   a file or folder is missing, damaged or of the wrong kind
+├── InputError                  3   a file, folder or model of the hub is missing, damaged or of the wrong kind
 │   ├── CheckpointError             a model checkpoint
 │   │   └── UnsupportedModelError   readable, but of an architecture that the engine does not run
 │   └── EnsembleError               an ensemble folder or its manifest
@@ -11,7 +11,9 @@ FlexQuantError                  exit code 1
 ├── SwapError                   1   a module could not be loaded; the position stays where it was
 │   └── ClosedError                 the model was closed before it got there (HTTP 503)
 ├── ContextLengthError          1   more tokens than the context holds (HTTP 400)
-└── KVExhaustedError            1   no free KV pages (HTTP 503)
+├── KVExhaustedError            1   no free KV pages (HTTP 503)
+├── GrammarError                1   a grammar, regular expression or JSON schema cannot be used (HTTP 400)
+└── ConstraintError             1   an answer cannot go on under its grammar
 
 Every message says what happened and names the file, field or limit; `hint` says what to do next.
 Command lines print both without a traceback and exit with `exit_code`.
@@ -108,3 +110,11 @@ class ContextLengthError(FlexQuantError):
 
 class KVExhaustedError(FlexQuantError):
     """No KV pages are free for the tokens that were asked for."""
+
+
+class GrammarError(FlexQuantError):
+    """A grammar, a regular expression or a JSON schema has a mistake, is too complex, or asks for the unsupported."""
+
+
+class ConstraintError(FlexQuantError):
+    """An answer cannot go on: its grammar allows no token of the vocabulary, or is too complex at this place."""

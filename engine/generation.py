@@ -7,6 +7,7 @@ from typing import Literal, Self
 import numpy as np
 
 from flexquant.engine.backend import Backend
+from flexquant.engine.constraint import Constraint
 from flexquant.engine.logprobs import PromptScores, TokenScore, score
 from flexquant.engine.prefill import CHUNK_TOKENS, chunks
 from flexquant.engine.sampling import GREEDY, Sampler, SamplingParams
@@ -29,6 +30,7 @@ class Generation:
         exact: Use only such keys and values of earlier prompts again as were computed at the model's present position.
         logprobs: Score every token that is generated, with so many of the likeliest ones; None scores none.
         score_prompt: Score those of the prompt, too; all of it is computed then.
+        constraint: What the answer has to be; used for this sequence alone.
 
     Raises:
         KVExhaustedError: The backend has no room for prompt and answer.
@@ -46,6 +48,7 @@ class Generation:
         exact: bool = False,
         logprobs: int | None = None,
         score_prompt: bool = False,
+        constraint: Constraint | None = None,
     ) -> None:
         if not prompt or max_tokens < 0:
             raise ValueError(f"{len(prompt)} prompt tokens, and at most {max_tokens} to be generated")
@@ -53,7 +56,7 @@ class Generation:
         self.generated: list[int] = []
         """Token ids so far; the end-of-sequence token that ended it included."""
         self.finished: Literal["stop", "length"] | None = None
-        """Why it ended: an end-of-sequence token, or `max_tokens`."""
+        """Why it ended: an end-of-sequence token or a constraint after which nothing can follow, or `max_tokens`."""
         self.score: TokenScore | None = None
         """Of the latest token; always None without `logprobs`."""
         self._backend = backend
@@ -62,7 +65,8 @@ class Generation:
         self._eos_ids = () if ignore_eos else backend.config.eos_ids
         self._chunk = chunk
         self._logprobs = logprobs
-        self._sampler = Sampler(sampling, prompt)
+        self._constraint = constraint
+        self._sampler = Sampler(sampling, prompt, constraint)
         self._prompt_scores = PromptScores(prompt, logprobs or 0) if score_prompt else None
         # What is there already has no logits any more.
         known = None if score_prompt else self._prompt
@@ -80,6 +84,11 @@ class Generation:
     def decoding(self) -> bool:
         """Whether the prompt is done but for its last pass, so that each further step gives a token."""
         return self._sequence.length >= self.prompt_tokens
+
+    @property
+    def at_end_token(self) -> bool:
+        """Whether the latest token is an end-of-sequence token that ended it, and no part of its text."""
+        return bool(self.generated) and self.generated[-1] in self._eos_ids
 
     def step(self, safe_point: Callable[[], None] = nothing) -> int | None:
         """Run one pass of the model.
@@ -115,7 +124,7 @@ class Generation:
         self.generated.append(token)
         if self._logprobs is not None:
             self.score = score(logits, token, self._logprobs)
-        if token in self._eos_ids:
+        if self.at_end_token or (self._constraint is not None and self._constraint.finished):
             self.finished = "stop"
         elif len(self.generated) == self._max_tokens:
             self.finished = "length"

@@ -1,7 +1,8 @@
 """How the next token is chosen from logits.
 
-The order is that of vLLM's sampler (vllm/v1/sample/sampler.py): logit bias; repetition, frequency and presence penalty;
-temperature; min-p; top-k; top-p. The first four change what greedy choices take, too.
+The order is that of vLLM's sampler (vllm/v1/sample/sampler.py): a constraint's mask; logit bias; repetition, frequency
+and presence penalty; temperature; min-p; top-k; top-p. The first five change what greedy choices take, too. What a mask
+excludes, nothing that follows sees: top-k, for one, takes the likeliest k of what is allowed.
 """
 
 import math
@@ -13,6 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from flexquant.engine.constraint import Constraint
 from flexquant.engine.errors import FlexQuantError
 
 Floats = npt.NDArray[np.float64]
@@ -84,10 +86,14 @@ class Sampler:
     Args:
         params: How tokens are chosen.
         prompt: Token ids before the first choice, for the repetition penalty.
+        constraint: What the sequence may say, and no other's.
     """
 
-    def __init__(self, params: SamplingParams, prompt: Sequence[int] = ()) -> None:
+    def __init__(
+        self, params: SamplingParams, prompt: Sequence[int] = (), constraint: Constraint | None = None
+    ) -> None:
         self._params = params
+        self._constraint = constraint
         self._bias = _Bias(params.logit_bias) if params.logit_bias else None
         self._penalties = _Penalties(params, prompt) if params.penalizes else None
         # random.Random ignores an int's sign, so seeds are made unsigned.
@@ -100,9 +106,11 @@ class Sampler:
             logits: f32 [vocab], left as they are; -inf excludes a token.
 
         Raises:
-            FlexQuantError: A logit is NaN or +inf, or all are -inf.
+            FlexQuantError: A logit is NaN or +inf, or all are -inf; or the constraint allows no token.
         """
         values: Floats = logits.astype(np.float64)
+        if self._constraint is not None:
+            self._constraint.mask(values)
         if self._bias is not None:
             self._bias.apply(values)
         if self._penalties is not None:
@@ -110,6 +118,8 @@ class Sampler:
         token = self._choose(values)
         if self._penalties is not None:
             self._penalties.count(token)
+        if self._constraint is not None:
+            self._constraint.accept(token)
         return token
 
     def _choose(self, values: Floats) -> int:

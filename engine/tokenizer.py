@@ -7,7 +7,7 @@ of all of them one after the other. So text can be streamed exactly, and in time
 import codecs
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ class Tokenizer:
         eos_token: str | None,
         add_bos: bool,
         chat_template: str | None,
+        tool_template: str | None,
     ) -> None:
         self._library = library
         # One thread encodes for all: with and without special tokens is a switch of the library's object, and the
@@ -44,6 +45,8 @@ class Tokenizer:
         self.bos_id: int | None = library.token_to_id(bos_token) if bos_token else None
         self.chat_template = chat_template
         """Its jinja2 source, None where the model brings none."""
+        self.tool_template = tool_template
+        """The source of a chat template of its own for conversations with tools, None where the model has none."""
         self._add_bos = add_bos
         self._special = frozenset(id_ for id_, token in library.get_added_tokens_decoder().items() if token.special)
 
@@ -81,13 +84,15 @@ class Tokenizer:
             add_bos = bos_token is not None and framed[:1] == [bos_token]
         if not isinstance(add_bos, bool):
             raise CheckpointError(f"{settings_path}: add_bos_token: {add_bos!r} is not true or false")
+        templates = _chat_templates(folder, settings_path, settings)
         return cls(
             library,
             _pieces(path, description.get("decoder")),
             bos_token=bos_token,
             eos_token=_token(settings_path, settings, "eos_token"),
             add_bos=add_bos,
-            chat_template=_chat_template(folder, settings_path, settings),
+            chat_template=templates.get("default"),
+            tool_template=templates.get("tool_use"),
         )
 
     @property
@@ -121,9 +126,18 @@ class Tokenizer:
         stream = self.stream()
         return "".join([*map(stream.push, ids), stream.flush()])
 
-    def stream(self) -> "DetokenizerStream":
-        """A new text, decoded token by token."""
-        return DetokenizerStream(self)
+    def stream(self, *, spelled: Collection[int] = (), verbatim: bool = False) -> "DetokenizerStream":
+        """A new text, decoded token by token.
+
+        Args:
+            spelled: Special tokens that are part of the text; others are not.
+            verbatim: With the spaces that the tokenizer puts before a text.
+        """
+        return DetokenizerStream(self, 0 if verbatim else self._pieces.leading_spaces, spelled)
+
+    def special_ids(self, spellings: Collection[str]) -> frozenset[int]:
+        """Ids of those of `spellings` that are special tokens."""
+        return self._special & {self._library.token_to_id(spelling) for spelling in spellings}
 
     def token_bytes(self, token_id: int) -> bytes:
         """What a token adds to a text: nothing for special tokens and for ids beyond the vocabulary."""
@@ -135,22 +149,26 @@ class Tokenizer:
         token: str | None = self._library.id_to_token(token_id)
         return f"token_id:{token_id}" if token is None else token
 
-    @property
-    def leading_spaces(self) -> int:
-        """Spaces at the start of a text that the tokenizer itself put there."""
-        return self._pieces.leading_spaces
-
 
 class DetokenizerStream:
-    """Text that grows token by token. Characters whose bytes are not complete yet are held back."""
+    """Text that grows token by token. Characters whose bytes are not complete yet are held back.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    Args:
+        tokenizer: Knows the tokens' bytes.
+        leading_spaces: Spaces at the start of the text that the tokenizer itself put there.
+        spelled: Special tokens that are part of the text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, leading_spaces: int, spelled: Collection[int]) -> None:
         self._tokenizer = tokenizer
+        self._spelled = spelled
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._to_strip = tokenizer.leading_spaces
+        self._to_strip = leading_spaces
 
     def push(self, token_id: int) -> str:
         """The text that became complete with this token, often empty."""
+        if token_id in self._spelled:
+            return self._stripped(self._decoder.decode(self._tokenizer.spelling(token_id).encode()))
         return self._stripped(self._decoder.decode(self._tokenizer.token_bytes(token_id)))
 
     def flush(self) -> str:
@@ -242,26 +260,38 @@ def _token(path: Path, settings: dict[str, Any], name: str) -> str | None:
     return value
 
 
-def _chat_template(folder: Path, path: Path, settings: dict[str, Any]) -> str | None:
-    """`chat_template.jinja` if it is there, else the template of the settings; of several, the one named "default"."""
+def _chat_templates(folder: Path, path: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """The templates by name: that of `chat_template.jinja` if it is there, else those of the settings.
+
+    One without a name is called "default"; the one for conversations with tools is called "tool_use".
+    """
     file = folder / "chat_template.jinja"
     if file.exists():
-        try:
-            return file.read_text(encoding="utf-8")
-        except OSError as error:
-            raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise CheckpointError(f"{file}: not UTF-8") from error
+        return {"default": _template_file(file)}
     match settings.get("chat_template"):
         case None:
-            return None
+            return {}
         case str(template):
-            return template
-        case list(templates):
-            for entry in templates:
+            return {"default": template}
+        case list(entries):
+            templates = {}
+            for entry in entries:
                 match entry:
-                    case {"name": "default", "template": str(template)}:
-                        return template
-            raise CheckpointError(f'{path}: chat_template: none of its templates is named "default"')
+                    case {"name": str(name), "template": str(template)}:
+                        templates[name] = template
+                    case _:
+                        raise CheckpointError(f"{path}: chat_template: {entry!r} is no named template")
+            if "default" not in templates:
+                raise CheckpointError(f'{path}: chat_template: none of its templates is named "default"')
+            return templates
         case _:
             raise CheckpointError(f"{path}: chat_template: neither a string nor a list of named templates")
+
+
+def _template_file(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{file}: not UTF-8") from error

@@ -8,9 +8,9 @@ from flexquant.engine.sizes import parse_size
 EXIT_CODES: Final = """\
 exit codes:
   0  done
-  1  something failed while it ran, such as a full disk
+  1  something failed while it ran, such as a full disk or the network
   2  a flag, or a combination of flags, that cannot work
-  3  a file or folder is missing, damaged or of the wrong kind
+  3  a file or folder is missing, damaged or of the wrong kind; or the hub does not give the model
   130  interrupted; the same command continues a build
 """
 

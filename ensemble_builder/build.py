@@ -20,7 +20,14 @@ from flexquant.ensemble_builder.workplace import workplace
 QUANTIZER: Final = "GPTQ with act-order and group scale search"
 
 
-def build(checkpoint: Path, out: Path, quantize: QuantizeOptions, search: SearchOptions, progress: Progress) -> None:
+def build(
+    checkpoint: Path,
+    out: Path,
+    quantize: QuantizeOptions,
+    search: SearchOptions,
+    progress: Progress,
+    name: str | None = None,
+) -> None:
     """Build an ensemble.
 
     Args:
@@ -29,6 +36,7 @@ def build(checkpoint: Path, out: Path, quantize: QuantizeOptions, search: Search
         quantize: How the levels are made.
         search: How the sequence is searched for.
         progress: Is told what is being done.
+        name: Of the model; its folder's if None.
 
     Raises:
         CheckpointError: The checkpoint cannot be read.
@@ -39,7 +47,7 @@ def build(checkpoint: Path, out: Path, quantize: QuantizeOptions, search: Search
     if not checkpoint.is_dir():
         raise CheckpointError(
             f"{checkpoint}: there is no such folder",
-            hint="Give the folder of a Hugging Face checkpoint; download it first if it is on the hub.",
+            hint="Give the folder of a Hugging Face checkpoint, or a model on the hub as org/name.",
         )
     read_model_config(checkpoint)  # what cannot be built is refused before anything is written
     Tokenizer.open(checkpoint)
@@ -79,7 +87,7 @@ def build(checkpoint: Path, out: Path, quantize: QuantizeOptions, search: Search
         complete(
             place,
             settings,
-            name=checkpoint.resolve().name,
+            name=name or checkpoint.resolve().name,
             stores=[
                 open_store(out / LEVELS_FOLDER / name, name, level)
                 for name, level in zip(names, quantize.levels, strict=True)

@@ -8,6 +8,7 @@ from typing import Final
 from flexquant.engine.errors import UsageError
 from flexquant.ensemble_builder.arguments import minutes, natural, new_parser, positive, size
 from flexquant.ensemble_builder.build import build
+from flexquant.ensemble_builder.checkpoint_source import CheckpointSource
 from flexquant.ensemble_builder.imported_levels import build_from_levels
 from flexquant.ensemble_builder.levels import level_name, parse_levels
 from flexquant.ensemble_builder.options import PRESETS, QuantizeOptions, SearchOptions
@@ -17,6 +18,7 @@ from flexquant.ensemble_builder.units import parse_kinds
 EXAMPLES: Final = """\
 examples:
   flexquant-build models/my-llama --levels 8,3
+  flexquant-build org/name@revision --levels 8,3
   flexquant-build models/my-llama --levels 8,4,2.5 --out my-ensemble --calibration a.txt --search-text b.txt
   flexquant-build --from-checkpoints my-llama-6.0bpw,my-llama-3.0bpw --out my-ensemble --checkpoint models/my-llama
   flexquant-build eval my-ensemble --text c.txt --checkpoint models/my-llama
@@ -27,9 +29,9 @@ examples:
   flexquant-build prune my-ensemble --limit 5G --out my-ensemble-5G --checkpoint models/my-llama
   flexquant-build sample-text models/my-llama --tokens 20000 --seed 1 --out a.txt
 
-A build that was stopped is continued by the same command. Without --calibration and --search-text the texts are
-sampled from the model itself. `eval`, `report`, `compare`, `granularity`, `prune` and `sample-text` have a --help of
-their own.
+org/name is a model on the Hugging Face Hub; it is downloaded first. A build that was stopped is continued by the same
+command. Without --calibration and --search-text the texts are sampled from the model itself. `eval`, `report`,
+`compare`, `granularity`, `prune` and `sample-text` have a --help of their own.
 """
 
 
@@ -50,7 +52,9 @@ def run(given: Sequence[str]) -> None:
         "       flexquant-build granularity MODEL --levels 8,4 [options]\n"
         "       flexquant-build sample-text MODEL --tokens N --seed S --out FILE"
     )
-    parser.add_argument("model", metavar="MODEL", nargs="?", type=Path, help="folder of a Hugging Face checkpoint")
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", help="folder of a Hugging Face checkpoint, or org/name on the hub"
+    )
     parser.add_argument("--levels", metavar="BITS", help="bits per weight of each level, falling (default: 8,3)")
     parser.add_argument(
         "--from-checkpoints", metavar="A,B", help="EXL2 checkpoints of one model that exist already; search only"
@@ -118,12 +122,15 @@ def run(given: Sequence[str]) -> None:
         max_step=args.max_step,
         workers=args.workers,
     )
+    progress = Progress()
     if args.from_checkpoints is not None:
         _refuse(args, "--from-checkpoints", ["model", "levels", "calibration", "calibration_tokens"])
         if args.out is None:
             raise UsageError("--from-checkpoints needs --out", hint="For example --out my-ensemble")
-        checkpoints = [Path(part) for part in args.from_checkpoints.split(",")]
-        build_from_levels(checkpoints, args.out, args.checkpoint, search, Progress())
+        sources = [CheckpointSource.parse(part.strip()) for part in args.from_checkpoints.split(",")]
+        checkpoints = [source.folder(args.out, progress, quantized=True) for source in sources]
+        name = None if args.checkpoint or sources[0].hub is None else sources[0].model_name
+        build_from_levels(checkpoints, args.out, args.checkpoint, search, progress, name)
         return
     if args.model is None:
         parser.error("MODEL or --from-checkpoints is needed")
@@ -135,8 +142,10 @@ def run(given: Sequence[str]) -> None:
         calibration_tokens=args.calibration_tokens or preset.calibration_tokens,
         group_size=args.group_size,
     )
-    out = Path("-".join([args.model.resolve().name, *map(level_name, levels)])) if args.out is None else args.out
-    build(args.model, out, quantize, search, Progress())
+    source = CheckpointSource.parse(args.model)
+    out = Path("-".join([source.short_name, *map(level_name, levels)])) if args.out is None else args.out
+    checkpoint = source.folder(out, progress, quantized=False, levels=levels, group_size=args.group_size)
+    build(checkpoint, out, quantize, search, progress, source.model_name)
 
 
 def _refuse(args: argparse.Namespace, what: str, names: Sequence[str]) -> None:

@@ -29,7 +29,12 @@ STALE_INDEX: Final = "model.safetensors.index.json"
 
 
 def build_from_levels(
-    checkpoints: Sequence[Path], out: Path, unquantized: Path | None, search: SearchOptions, progress: Progress
+    checkpoints: Sequence[Path],
+    out: Path,
+    unquantized: Path | None,
+    search: SearchOptions,
+    progress: Progress,
+    name: str | None = None,
 ) -> None:
     """Build an ensemble from EXL2 checkpoints of one model; their files are hard-linked into it, or copied.
 
@@ -39,6 +44,7 @@ def build_from_levels(
         unquantized: The model they were made from, if it is at hand: KL is measured against it.
         search: How the sequence is searched for.
         progress: Is told what is being done.
+        name: Of the model; the folder's of `unquantized`, or of the best checkpoint, if None.
 
     Raises:
         UsageError: Fewer than two checkpoints, or another process builds there.
@@ -66,7 +72,7 @@ def build_from_levels(
         complete(
             place,
             settings,
-            name=(unquantized or stores[0].index.folder).resolve().name,
+            name=name or (unquantized or stores[0].index.folder).resolve().name,
             stores=linked,
             windows=text_windows(
                 search.text,

@@ -21,13 +21,19 @@ LINE_SECONDS: Final = 5.0
 class Stage:
     """One stage of the work: `done` of `total` equal parts. Made by `Progress.stage`."""
 
-    def __init__(self, progress: "Progress", name: str, total: int, done: int) -> None:
+    def __init__(self, progress: "Progress", name: str, total: int, done: int, show: Callable[[int], str]) -> None:
         self._progress = progress
         self._started = self._drawn = progress.clock()
         self._start = done
         self.name = name
         self.total = total
         self.done = done
+        self._show = show
+
+    @property
+    def count(self) -> str:
+        """How far it is, for a person."""
+        return f"{self._show(self.done)}/{self._show(self.total)}"
 
     def advance(self, count: int = 1) -> None:
         """Tell that `count` more parts are done; more than were expected count as all."""
@@ -78,15 +84,16 @@ class Progress:
         self.interval = BAR_SECONDS if self._bar else LINE_SECONDS
 
     @contextmanager
-    def stage(self, name: str, total: int, *, done: int = 0) -> Iterator[Stage]:
+    def stage(self, name: str, total: int, *, done: int = 0, show: Callable[[int], str] = str) -> Iterator[Stage]:
         """Show a stage while the block runs.
 
         Args:
             name: What is being done, such as "quantizing".
             total: Parts in all.
             done: Parts that an earlier run has done; they do not count for the estimate.
+            show: How a number of parts is written.
         """
-        stage = Stage(self, name, total, done)
+        stage = Stage(self, name, total, done, show)
         if self._bar:
             self.draw(stage)
         try:
@@ -95,7 +102,7 @@ class Progress:
             self._clear()
             raise
         self._clear()
-        self._write(f"{name}: {stage.done}/{total} in {duration(stage.elapsed)}\n")
+        self._write(f"{name}: {stage.count} in {duration(stage.elapsed)}\n")
 
     def note(self, text: str) -> None:
         """Show a line of text that stays."""
@@ -105,7 +112,7 @@ class Progress:
     def draw(self, stage: Stage) -> None:
         """Show where a stage is."""
         left = "" if stage.remaining is None else f", about {duration(stage.remaining)} left"
-        count = f"{stage.done}/{stage.total}{left}"
+        count = f"{stage.count}{left}"
         if not self._bar:
             self._write(f"{stage.name}: {count}\n")
             return

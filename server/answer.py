@@ -45,10 +45,14 @@ class Answer:
             exact=request.exact,
             logprobs=request.logprobs,
             score_prompt=request.scores_prompt,
+            constraint=request.constraint,
         )
         self._echo = request.prompt if request.echo else ()
         self._scores_all = request.scores_prompt
-        self._text = tokenizer.stream()
+        # A constraint is one on the text as it is; of an echoed prompt, the tokenizer's own space is no part.
+        self._text = tokenizer.stream(
+            spelled=request.spelled_tokens, verbatim=request.constraint is not None and not request.echo
+        )
         self._stops = StopMatcher(request.stops)
         self._marks = TokenMarks()
         self._start = self._end = self._worst = model.position
@@ -89,7 +93,7 @@ class Answer:
         if token is None and ended is None:
             return []
         text = self._read_prompt()
-        if token is not None and ended != "stop":
+        if token is not None and not self._generation.at_end_token:
             text += self._stops.push(self._read(token, self._generation.score))
         elif self._scores_all and self._generation.score is not None:
             self._marks.read(self._generation.score, "")

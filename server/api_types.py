@@ -3,7 +3,7 @@
 Fields come in three lists, which docs/reference/request-fields.md shows to users:
 
 - honoured: the fields of the classes below;
-- accepted without effect: `ACCEPTED`;
+- accepted without effect: `ACCEPTED`, and what completions accept beyond it;
 - refused with a 400 that names the field: `REFUSED`, unless the value means "off".
 
 Unknown fields are ignored.
@@ -13,29 +13,23 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError, ValidationError
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from flexquant.server.api_error import ApiError
+from flexquant.server.fields import Fields, said
+from flexquant.server.messages import Message
+from flexquant.server.structured_fields import OTHER_SPELLINGS, ResponseFormat, StructuredOutputs
+from flexquant.server.tools.fields import Tool, ToolChoice, tools_by_name
 
-ACCEPTED: Final = ("user", "metadata", "service_tier", "parallel_tool_calls", "reasoning_effort", "safety_identifier")
+ACCEPTED: Final = ("user", "metadata", "service_tier", "reasoning_effort", "safety_identifier")
 """They change nothing about the answer."""
+ACCEPTED_BY_COMPLETIONS: Final = (*ACCEPTED, "parallel_tool_calls")
 
 REFUSED: Final[Mapping[str, tuple[object, ...]]] = {
     "best_of": (1,),
     "suffix": ("",),
     "repeat_penalty": (1,),
-    "response_format": ({"type": "text"},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
@@ -43,38 +37,30 @@ REFUSED: Final[Mapping[str, tuple[object, ...]]] = {
     "prediction": (),
     "web_search_options": (),
     "store": (False,),
+    **{name: (off,) for name, (_, off) in OTHER_SPELLINGS.items()},
 }
 """Known fields that would change the answer and that this version does not do, with the values that mean "off"."""
 
 REFUSED_BY_CHAT: Final[Mapping[str, tuple[object, ...]]] = {**REFUSED, "echo": (False,)}
-REFUSED_BY_COMPLETIONS: Final[Mapping[str, tuple[object, ...]]] = {**REFUSED, "top_logprobs": ()}
+REFUSED_BY_COMPLETIONS: Final[Mapping[str, tuple[object, ...]]] = {
+    **REFUSED,
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "top_logprobs": (),
+}
 """`logprobs` is a number there."""
 
-OTHER_NAMES: Final[Mapping[str, str]] = {"repeat_penalty": "repetition_penalty", "top_logprobs": "logprobs"}
+OTHER_NAMES: Final[Mapping[str, str]] = {
+    "repeat_penalty": "repetition_penalty",
+    "top_logprobs": "logprobs",
+    **{name: here for name, (here, _) in OTHER_SPELLINGS.items()},
+}
 """Refused fields that have another name here."""
 
 MAX_STOPS: Final = 16
 MAX_STOP_LENGTH: Final = 1024
 _INT64: Final = 2**63
 _TOKEN_ID: Final = re.compile("[0-9]{1,9}")
-
-
-def _said(message: str) -> WrapValidator:
-    """Replace pydantic's list of failed alternatives by one sentence for people."""
-
-    def validate(value: object, handler: ValidatorFunctionWrapHandler) -> object:
-        try:
-            return handler(value)
-        except ValidationError as error:
-            raise PydanticCustomError("wrong_type", message) from error
-
-    return WrapValidator(validate)
-
-
-class Fields(BaseModel):
-    """Base of all request parts: exact JSON types, unknown fields ignored."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
 class StreamOptions(Fields):
@@ -98,12 +84,12 @@ TokenBiases = Annotated[
 ]
 Stop = Annotated[
     str | list[str] | None,
-    _said("Input should be a string or a list of strings"),
+    said("Input should be a string or a list of strings"),
 ]
 TokenIds = list[Annotated[int, Field(ge=0)]]
 Prompt = Annotated[
     str | list[str] | TokenIds | list[TokenIds],
-    _said("Input should be a string, token ids, or a list of either"),
+    said("Input should be a string, token ids, or a list of either"),
 ]
 
 
@@ -136,6 +122,8 @@ class GenerationFields(Fields):
         default=None, ge=1, lt=2**31, description="The newer word for max_tokens; of both, this one counts."
     )
     ignore_eos: bool | None = Field(default=None, description="Go on after the end-of-sequence token.")
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -211,40 +199,28 @@ class CompletionRequest(GenerationFields):
         return [tokens] if tokens else [prompt for prompt in self.prompt if not isinstance(prompt, int)]
 
 
-class TextPart(Fields):
-    """A part of a message's content."""
+class Conversation(Fields):
+    """What a chat template is given."""
 
-    type: Literal["text"]
-    text: str
+    tools: list[Tool] | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        default=None, description="Further variables of the model's chat template, such as enable_thinking."
+    )
 
-
-class Message(Fields):
-    """One turn of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[
-        str | list[TextPart],
-        _said("Input should be a string or a list of text parts; this version takes no other kind"),
-    ]
-    name: str | None = None
-
-    @property
-    def text(self) -> str:
-        """The content as one string."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-
-    def for_template(self) -> dict[str, Any]:
-        """The message as chat templates expect it; "developer" is OpenAI's newer word for "system"."""
-        role = "system" if self.role == "developer" else self.role
-        return {"role": role, "content": self.text} | ({"name": self.name} if self.name else {})
+    @model_validator(mode="after")
+    def _tools_differ(self) -> Self:
+        tools_by_name(self.tools or ())
+        return self
 
 
-class ChatRequest(GenerationFields):
+class ChatRequest(GenerationFields, Conversation):
     """Body of POST /v1/chat/completions."""
 
     refused = REFUSED_BY_CHAT
 
     messages: list[Message] = Field(min_length=1)
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = Field(default=None, description="false: at most one call in an answer.")
     logprobs: bool | None = Field(default=None, description="Log-probability of each token.")
     top_logprobs: int | None = Field(default=None, ge=0, le=20, description="And of as many of the likeliest.")
 
@@ -260,7 +236,7 @@ class ChatRequest(GenerationFields):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
-class TokenizeRequest(Fields):
+class TokenizeRequest(Conversation):
     """Body of POST /tokenize: a prompt or messages."""
 
     model: str | None = None

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from flexquant.engine.grammar import Grammars
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.api_error import ApiError
 from flexquant.server.chat_template import ChatTemplate
@@ -25,6 +26,9 @@ class ServedModel:
         tokenizer: The model's.
         chat_template: The model's; None where it has none.
         modules_by_level: How many modules each level has at a position.
+        listed: The names that it is listed under: its id, and the aliases that the user chose.
+        any_name: Requests may give any name, and mean this model.
+        grammars: What its answers can be held to.
     """
 
     id: str
@@ -36,10 +40,13 @@ class ServedModel:
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
     modules_by_level: Callable[[int], Mapping[str, int]]
+    listed: tuple[str, ...]
+    any_name: bool
+    grammars: Grammars
 
     def check_name(self, name: str | None) -> None:
         """Raise ApiError (404) unless `name` is this model; a request without a name means it too."""
-        if name is not None and name != self.id and name not in self.aliases:
+        if name is not None and name != self.id and name not in self.aliases and not self.any_name:
             raise ApiError(
                 404,
                 f"model: {name!r} is not served here; this daemon serves {self.id!r}.",

@@ -12,6 +12,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from flexquant.engine.errors import ContextLengthError
+from flexquant.engine.grammar import CompiledGrammar
 from flexquant.engine.sampling import SamplingParams
 from flexquant.server.api_error import CLIENT_GONE, ApiError, client_gone
 from flexquant.server.api_types import GenerationFields
@@ -26,7 +27,7 @@ from flexquant.server.token_marks import MarkedToken
 POSITION_HEADER: Final = "x-flexquant-position"
 _MANY_TOKENS: Final = 100
 """Tokens, such as an echoed prompt's, whose log-probabilities take more than a millisecond to put into words."""
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 _Phrased = TypeVar("_Phrased")
 
 
@@ -45,12 +46,12 @@ class Shape(Protocol):
         """What is streamed before a choice's text."""
         ...
 
-    def piece(self, index: int, text: str, tokens: Sequence[MarkedToken]) -> dict[str, Any]:
-        """A choice that streams a part of its text."""
+    def pieces(self, index: int, text: str, tokens: Sequence[MarkedToken]) -> list[dict[str, Any]]:
+        """What is streamed of a part of a choice's text; nothing while it is held back."""
         ...
 
-    def closing(self, index: int, reason: FinishReason) -> dict[str, Any]:
-        """A choice that ends its stream."""
+    def closing(self, index: int, reason: FinishReason) -> list[dict[str, Any]]:
+        """What ends a choice's stream."""
         ...
 
 
@@ -84,6 +85,8 @@ def generation_requests(
     *,
     logprobs: int | None,
     echo: bool = False,
+    spelled_tokens: frozenset[int] = frozenset(),
+    grammar: CompiledGrammar | None = None,
 ) -> list[GenerationRequest]:
     """What the engine is asked for: `n` choices of the first prompt, then of the next.
 
@@ -94,6 +97,8 @@ def generation_requests(
         daemon: Whose model, engine and controller they are for.
         logprobs: How many of the likeliest tokens the score of a token has; None scores none.
         echo: Answers begin with their prompts.
+        spelled_tokens: Special tokens that are told as text.
+        grammar: What each answer has to be; None for anything.
 
     Raises:
         ContextLengthError: A prompt leaves no room for an answer.
@@ -137,6 +142,8 @@ def generation_requests(
                     exact=daemon.controller.pinned,
                     logprobs=logprobs,
                     echo=echo,
+                    spelled_tokens=spelled_tokens,
+                    constraint=None if grammar is None else grammar.start(ignore_eos=bool(fields.ignore_eos)),
                 )
             )
     return requests
@@ -224,11 +231,12 @@ async def _chunks(
             for choice in shape.opening(index):
                 yield frame.wrap(kind, [choice], **no_usage)
         elif isinstance(event, Text):
-            choice = await _phrased(len(event.tokens), partial(shape.piece, index, event.text, event.tokens))
-            yield frame.wrap(kind, [choice], **no_usage)
+            for choice in await _phrased(len(event.tokens), partial(shape.pieces, index, event.text, event.tokens)):
+                yield frame.wrap(kind, [choice], **no_usage)
         elif isinstance(event, Finished):
             totals.add(index, event)
-            yield frame.wrap(kind, [shape.closing(index, event.reason)], **no_usage)
+            for choice in shape.closing(index, event.reason):
+                yield frame.wrap(kind, [choice], **no_usage)
     totals.log(request)
     if include_usage:
         yield frame.wrap(kind, [], usage=totals.usage())

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from flexquant.engine.constraint import Constraint
 from flexquant.engine.sampling import SamplingParams
 from flexquant.server.api_error import ApiError
 from flexquant.server.token_marks import MarkedToken
@@ -22,6 +23,8 @@ class GenerationRequest:
         exact: Use only such keys and values of earlier prompts again as were computed at the model's present position.
         logprobs: Score every token of the answer, with so many of the likeliest ones; None scores none.
         echo: The answer begins with the prompt.
+        spelled_tokens: Special tokens that are told as text, spelled as in the vocabulary.
+        constraint: What the answer has to be; no other request's, for it follows the answer.
     """
 
     prompt: Sequence[int]
@@ -32,6 +35,8 @@ class GenerationRequest:
     exact: bool = False
     logprobs: int | None = None
     echo: bool = False
+    spelled_tokens: frozenset[int] = frozenset()
+    constraint: Constraint | None = None
 
     @property
     def most_tokens(self) -> int:

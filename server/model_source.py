@@ -1,8 +1,9 @@
 """What `--model` means: it always ends in an ensemble folder.
 
 `demo` is embedded. A folder with a manifest is served as it is. A checkpoint, or a pair of EXL2 checkpoints, is built
-into an ensemble once, by the builder in a process of its own, and kept in the user's cache under a fingerprint of its
-content.
+into an ensemble once, by the builder in a process of its own, and kept in the user's cache: under a fingerprint of its
+content if it is a folder, under its name and revision if it is on the hub. The builder downloads it; so the daemon
+neither loads what that takes nor touches the network, and what was built once starts without one.
 """
 
 import fcntl
@@ -10,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from flexquant.engine.errors import InputError, UsageError
+from flexquant.engine.errors import FlexQuantError, InputError, UsageError
+from flexquant.engine.hub_id import HubId
 from flexquant.engine.manifest import MANIFEST_NAME
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ LEVELS: Final = "8,3"
 RECIPE: Final = f"1:{LEVELS}"
 """Part of the cache key: changes when the same checkpoint should be built differently."""
 _SAMPLE: Final = 2**20
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_CANNOT: Final = (UsageError.exit_code, InputError.exit_code)
+"""Exit codes of the builder for what starting again does not change."""
 
 
 def resolve(source: str, environment: Mapping[str, str] = os.environ) -> Path:
@@ -37,7 +39,8 @@ def resolve(source: str, environment: Mapping[str, str] = os.environ) -> Path:
 
     Raises:
         UsageError: It names nothing that this version can serve.
-        InputError: It names something that is missing or damaged, or the builder failed.
+        InputError: It names something that is missing or damaged, or of which no ensemble can be built.
+        FlexQuantError: The builder failed.
     """
     if source == DEMO:
         return _demo()
@@ -45,7 +48,7 @@ def resolve(source: str, environment: Mapping[str, str] = os.environ) -> Path:
     if not folder.exists() and "," in source:
         return _from_pair(source, environment)
     if not folder.exists():
-        raise _not_found(source)
+        return _from_hub(source, environment)
     if (folder / MANIFEST_NAME).is_file():
         return folder
     if not (folder / "config.json").is_file():
@@ -58,7 +61,8 @@ def resolve(source: str, environment: Mapping[str, str] = os.environ) -> Path:
             f"--model {source}: this is a single EXL2 checkpoint, and an elastic model needs two of the same model",
             hint="Give two of them, the larger first: --model 'A,B'. Or give the unquantized checkpoint.",
         )
-    return _built([folder], [str(folder), "--levels", LEVELS], environment)
+    arguments = [str(folder), "--levels", LEVELS]
+    return _built(source, folder.resolve().name, [fingerprint(folder)], arguments, environment)
 
 
 def _demo() -> Path:
@@ -70,28 +74,38 @@ def _demo() -> Path:
     return folder
 
 
-def _not_found(source: str) -> InputError:
-    if _HUB_ID.fullmatch(source):
-        return InputError(
-            f"--model {source}: there is no such folder, and this version does not download from the hub",
-            hint=f"Download it first (hf download {source} --local-dir FOLDER), then give the folder.",
+def _from_hub(source: str, environment: Mapping[str, str]) -> Path:
+    hub = HubId.parse(source)
+    if hub is None:
+        raise InputError(
+            f"--model {source}: there is no such folder",
+            hint="A model on the hub is written org/name or org/name@revision; '--model demo' needs no files.",
         )
-    return InputError(f"--model {source}: there is no such folder", hint="'--model demo' needs no files.")
+    return _built(source, hub.name, [str(hub)], [str(hub), "--levels", LEVELS], environment)
 
 
 def _from_pair(source: str, environment: Mapping[str, str]) -> Path:
-    folders = [Path(part.strip()).expanduser() for part in source.split(",")]
-    if len(folders) != 2:
-        raise UsageError(f"--model {source}: a pair of EXL2 folders is written A,B")
-    for folder in folders:
-        if not (folder / "config.json").is_file():
-            raise InputError(f"--model {source}: {folder} is no checkpoint folder (config.json is missing)")
-        if not _is_exl2(folder):
-            raise InputError(
-                f"--model {source}: {folder} is no EXL2 checkpoint",
-                hint="A pair must be two EXL2 quantizations of one model; an unquantized checkpoint is given alone.",
-            )
-    return _built(folders, ["--from-checkpoints", ",".join(map(str, folders))], environment)
+    parts = source.split(",")
+    if len(parts) != 2:
+        raise UsageError(f"--model {source}: a pair of EXL2 checkpoints is written A,B")
+    (name, *_), identities, arguments = zip(*[_of_pair(source, part.strip()) for part in parts], strict=True)
+    return _built(source, name, identities, ["--from-checkpoints", ",".join(arguments)], environment)
+
+
+def _of_pair(source: str, part: str) -> tuple[str, str, str]:
+    """A checkpoint of a pair: its name, what it is known by in the cache, and how the builder is told."""
+    folder = Path(part).expanduser()
+    hub = HubId.parse(part)
+    if hub is not None and not folder.exists():
+        return hub.name, str(hub), str(hub)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"--model {source}: {folder} is no checkpoint folder (config.json is missing)")
+    if not _is_exl2(folder):
+        raise InputError(
+            f"--model {source}: {folder} is no EXL2 checkpoint",
+            hint="A pair must be two EXL2 quantizations of one model; an unquantized checkpoint is given alone.",
+        )
+    return folder.resolve().name, fingerprint(folder), str(folder)
 
 
 def _is_exl2(folder: Path) -> bool:
@@ -104,24 +118,37 @@ def _is_exl2(folder: Path) -> bool:
     return isinstance(quantization, dict) and quantization.get("quant_method") == "exl2"
 
 
-def _built(checkpoints: Sequence[Path], arguments: Sequence[str], environment: Mapping[str, str]) -> Path:
-    """The cached ensemble of `checkpoints`, built with `arguments` if it is not there yet."""
+def _built(
+    source: str, name: str, identities: Sequence[str], arguments: Sequence[str], environment: Mapping[str, str]
+) -> Path:
+    """The cached ensemble of some checkpoints, built if it is not there yet.
+
+    Args:
+        source: What the user asked for, for messages.
+        name: The beginning of its folder's name.
+        identities: What the checkpoints are known by.
+        arguments: Of the builder, to build it.
+        environment: Says where the cache is.
+    """
     cache = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flexquant" / "ensembles"
-    key = hashlib.sha256("".join([RECIPE, *map(fingerprint, checkpoints)]).encode()).hexdigest()[:16]
-    folder = cache / f"{checkpoints[0].resolve().name}-{key}"
+    key = hashlib.sha256("\n".join([RECIPE, *identities]).encode()).hexdigest()[:16]
+    folder = cache / f"{name}-{key}"
     if (folder / MANIFEST_NAME).is_file():
+        log.info("%s was built earlier, in %s; to build it anew, remove that folder", source, folder)
         return folder
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second daemon waits for the first one's build
         if not (folder / MANIFEST_NAME).is_file():
-            log.info("building an ensemble of %s in %s; this is done once", checkpoints[0], folder)
+            log.info("building an ensemble of %s in %s; this is done once", source, folder)
             done = subprocess.run(
                 [*BUILDER, *arguments, "--preset", "quick", "--out", str(folder)], stdout=sys.stderr, check=False
             )
+            if done.returncode in _CANNOT:
+                raise InputError(f"--model {source}: the ensemble could not be built (see above)")
             if done.returncode != 0:
-                raise InputError(
-                    f"--model {checkpoints[0]}: the ensemble could not be built (see above)",
+                raise FlexQuantError(
+                    f"--model {source}: the ensemble could not be built (see above)",
                     hint="Starting again goes on where the build stopped.",
                 )
     return folder

@@ -57,12 +57,16 @@ class Settings(BaseSettings):
     )
 
     model: str = Field(
-        description="What to serve: 'demo', an ensemble folder, a Hugging Face checkpoint folder, or two EXL2 folders "
-        "as 'A,B'. Checkpoints become an ensemble on first use and are cached."
+        description="What to serve: 'demo', an ensemble folder, a Hugging Face checkpoint as a folder or as "
+        "'org/name[@revision]' on the hub, or two EXL2 checkpoints as 'A,B'. Checkpoints become an ensemble on first "
+        "use and are cached."
     )
     verify: bool = Field(default=False, description="Compare the sha256 of every file of the ensemble before serving.")
     alias: Names = Field(
         default=(), description="Further names that requests may give as `model`, separated by commas."
+    )
+    accept_any_model: bool = Field(
+        default=False, description="Answer whatever name a request gives as `model`, instead of 404."
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")

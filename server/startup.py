@@ -14,6 +14,7 @@ from flexquant.engine.compute import AUTO, Compute, choose_compute, usable_cores
 from flexquant.engine.elastic_model import ElasticModel
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import FlexQuantError, UsageError
+from flexquant.engine.grammar import Grammars
 from flexquant.engine.kv_cache import pages_for
 from flexquant.engine.manifest import MANIFEST_NAME, modules_by_level
 from flexquant.engine.memory.process import anonymous_bytes
@@ -31,6 +32,7 @@ from flexquant.server.elastic_facade import ElasticFacade
 from flexquant.server.elastic_state import Quality
 from flexquant.server.engine_thread import EngineThread
 from flexquant.server.memory_gate import MemoryGate
+from flexquant.server.model_names import names_of
 from flexquant.server.monitor import Monitor
 from flexquant.server.probes.budget import BudgetProbe
 from flexquant.server.probes.cuda import CudaProbe
@@ -251,16 +253,17 @@ def describe(settings: Settings, ensemble: Ensemble, tokenizer: Tokenizer, conte
     manifest = ensemble.folder / MANIFEST_NAME
     name = ensemble.manifest.name
     digest = hashlib.sha256(manifest.read_bytes()).hexdigest()[:8]
-    template = tokenizer.chat_template
-    specials = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
     return ServedModel(
         id=name,
-        aliases=frozenset({ensemble.folder.name, *settings.alias} - {name}),
+        aliases=(names_of(settings.model, name) | set(settings.alias)) - {name},
         created=int(manifest.stat().st_mtime),
         build="-".join([f"fq{version('flexquant')}", kernels, digest, *filter(None, [settings.sequence])]),
         context=context,
         vocab_size=ensemble.config.vocab_size,
         tokenizer=tokenizer,
-        chat_template=None if template is None else ChatTemplate(template, specials),
+        chat_template=ChatTemplate.of(tokenizer),
         modules_by_level=partial(modules_by_level, ensemble.manifest, ensemble.sequence(settings.sequence)),
+        listed=tuple(dict.fromkeys([name, *settings.alias])),
+        any_name=settings.accept_any_model,
+        grammars=Grammars(tokenizer, ensemble.config.vocab_size, ensemble.config.eos_ids),
     )

@@ -13,6 +13,7 @@ from flexquant.server.generate import FinishReason, answer, generation_requests
 from flexquant.server.logprob_fields import completion_logprobs
 from flexquant.server.prompts import encode_prompt
 from flexquant.server.routes.dependencies import daemon_state
+from flexquant.server.structured_output import requested_grammar
 from flexquant.server.token_marks import MarkedToken
 
 DEFAULT_MAX_TOKENS: Final = 16
@@ -34,11 +35,11 @@ class _CompletionShape:
     def opening(self, index: int) -> list[dict[str, Any]]:  # noqa: ARG002  # there is nothing to say
         return []
 
-    def piece(self, index: int, text: str, tokens: Sequence[MarkedToken]) -> dict[str, Any]:
-        return _choice(index, text, self._logprobs(tokens), None)
+    def pieces(self, index: int, text: str, tokens: Sequence[MarkedToken]) -> list[dict[str, Any]]:
+        return [_choice(index, text, self._logprobs(tokens), None)]
 
-    def closing(self, index: int, reason: FinishReason) -> dict[str, Any]:
-        return _choice(index, "", None, reason)
+    def closing(self, index: int, reason: FinishReason) -> list[dict[str, Any]]:
+        return [_choice(index, "", None, reason)]
 
     def _logprobs(self, tokens: Sequence[MarkedToken]) -> dict[str, Any] | None:
         return completion_logprobs(tokens, self._tokenizer) if self._scored else None
@@ -56,6 +57,9 @@ async def completions(
     daemon.model.check_name(body.model)
     prompts = await asyncio.to_thread(lambda: [encode_prompt(daemon.model, prompt) for prompt in body.prompts])
     max_tokens = DEFAULT_MAX_TOKENS if body.most_tokens is None else body.most_tokens
-    generations = generation_requests(body, prompts, max_tokens, daemon, logprobs=body.logprobs, echo=bool(body.echo))
+    grammar = await requested_grammar(daemon.model, body)
+    generations = generation_requests(
+        body, prompts, max_tokens, daemon, logprobs=body.logprobs, echo=bool(body.echo), grammar=grammar
+    )
     shape = _CompletionShape(daemon.model.tokenizer, logprobs=body.logprobs is not None)
     return await answer(request, daemon, body, generations, shape)

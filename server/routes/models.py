@@ -1,4 +1,4 @@
-"""GET /v1/models: the one model that is served."""
+"""GET /v1/models: the one model that is served, under each of its names."""
 
 from typing import Annotated, Any
 
@@ -12,23 +12,24 @@ router = APIRouter()
 
 @router.get("/v1/models")
 async def models(daemon: Annotated[DaemonState, Depends(daemon_state)]) -> dict[str, Any]:
-    """List the served model."""
-    return {"object": "list", "data": [_describe(daemon.model)]}
+    """List the served model: by its id, and by each alias that the user chose."""
+    return {"object": "list", "data": [_describe(daemon.model, name) for name in daemon.model.listed]}
 
 
 @router.get("/v1/models/{name:path}")
 async def model(name: str, daemon: Annotated[DaemonState, Depends(daemon_state)]) -> dict[str, Any]:
-    """Describe the served model, by its id or an alias."""
+    """Describe the served model, by any name that requests may give."""
     daemon.model.check_name(name)
-    return _describe(daemon.model)
+    return _describe(daemon.model, name)
 
 
-def _describe(served: ServedModel) -> dict[str, Any]:
+def _describe(served: ServedModel, name: str) -> dict[str, Any]:
     return {
-        "id": served.id,
+        "id": name,
         "object": "model",
         "created": served.created,
         "owned_by": "flexquant",
+        "root": served.id,
         "aliases": sorted(served.aliases),
         "context_length": served.context,
     }

@@ -30,7 +30,7 @@ async def detokenize(body: DetokenizeRequest, daemon: Annotated[DaemonState, Dep
 
 
 def _encode(model: ServedModel, body: TokenizeRequest) -> list[int]:
-    bos = body.add_special_tokens is not False
     if body.messages is not None:
-        return encode_messages(model, body.messages, bos=bos)
-    return model.tokenizer.encode(body.prompt or "", bos=bos)
+        bos = body.add_special_tokens is True
+        return encode_messages(model, body.messages, body.tools, body.chat_template_kwargs, bos=bos)
+    return model.tokenizer.encode(body.prompt or "", bos=body.add_special_tokens is not False)

@@ -38,7 +38,8 @@ def test_health_ready_and_models(daemon: RunningDaemon) -> None:
     models = daemon.get("/v1/models").json()
     assert [model["object"] for model in models["data"]] == ["model"]
     name = models["data"][0]["id"]
-    assert daemon.get(f"/v1/models/{name}").json() == daemon.get("/v1/models/demo").json()
+    assert daemon.get(f"/v1/models/{name}").json() == models["data"][0]
+    assert daemon.get("/v1/models/demo").json() == {**models["data"][0], "id": "demo"}
     assert daemon.get("/v1/models/other").json()["error"]["code"] == "model_not_found"
 
 

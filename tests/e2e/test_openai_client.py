@@ -1,10 +1,13 @@
 """The real `openai` package talks to the real daemon."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import httpx
 import openai
+import pydantic
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 
 from support.daemon import running_daemon
 
@@ -155,3 +158,24 @@ def test_errors_have_the_clients_own_classes(client: openai.OpenAI) -> None:
     assert refused.value.param == "n"
     with pytest.raises(openai.NotFoundError):
         client.completions.create(model="gpt-4o", prompt="x")
+
+
+class Module(pydantic.BaseModel):
+    """What an answer is asked to be."""
+
+    kind: Literal["library", "program"]
+    functions: int = pydantic.Field(ge=0, le=500)
+    about: str | None = pydantic.Field(max_length=20)
+
+
+def test_structured_answers_become_the_model_that_they_were_asked_for(client: openai.OpenAI) -> None:
+    question: ChatCompletionMessageParam = {"role": "user", "content": "Describe the module."}
+    answer = client.chat.completions.parse(model="demo", messages=[question], response_format=Module, max_tokens=300)
+    assert isinstance(answer.choices[0].message.parsed, Module)
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(
+            model="demo",
+            messages=[question],
+            response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {"not": {}}}},
+        )
+    assert refused.value.param == "response_format"

@@ -2,6 +2,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -253,3 +254,48 @@ def test_scores_do_not_change_the_answer_and_cost_nothing_unless_asked_for() -> 
         assert plain.score is None
     scored = Generation(TinyBackend(), [3, 4, 5], max_tokens=9, sampling=sampling, ignore_eos=True, logprobs=3)
     assert run(scored) == answer
+
+
+class CountsTo:
+    """Allows the next number alone, up to `last`; nothing may follow that."""
+
+    def __init__(self, first: int, last: int) -> None:
+        self._next, self._last = first, last
+
+    @property
+    def finished(self) -> bool:
+        return self._next > self._last
+
+    def mask(self, logits: npt.NDArray[np.float64]) -> None:
+        logits[: self._next] = logits[self._next + 1 :] = -math.inf
+
+    def accept(self, token: int) -> None:
+        assert token == self._next
+        self._next += 1
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+@pytest.mark.parametrize(("most", "reason"), [(9, "stop"), (4, "stop"), (3, "length")])
+def test_a_constraint_after_which_nothing_can_follow_ends_the_answer(ignore_eos: bool, most: int, reason: str) -> None:
+    generation = Generation(
+        CountingBackend(), [50], max_tokens=most, ignore_eos=ignore_eos, constraint=CountsTo(10, 13)
+    )
+    assert run(generation) == list(range(10, 10 + min(most, 4)))
+    assert generation.finished == reason
+    assert not generation.at_end_token, "the last token is a part of the text"
+
+
+def test_what_a_constraint_excludes_keeps_its_probability_in_the_scores() -> None:
+    with Generation(CountingBackend(), [50], max_tokens=2, logprobs=1, constraint=CountsTo(10, 13)) as generation:
+        assert generation.step() == 10
+        assert generation.score is not None
+        total = math.log(math.exp(9) + tiny_config().vocab_size - 1)
+        assert generation.score.logprob == pytest.approx(-total)
+        assert generation.score.top == ((51, pytest.approx(9 - total)),)
+
+
+def test_an_end_token_under_a_constraint_ends_the_answer() -> None:
+    with Generation(CountingBackend(), [50], max_tokens=9, constraint=CountsTo(89, 95)) as generation:
+        assert run(generation) == [89, 90]
+        assert generation.finished == "stop"
+        assert generation.at_end_token

@@ -1,5 +1,6 @@
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -166,6 +167,42 @@ def test_min_p_is_a_share_of_the_likeliest() -> None:
     assert chances(logits, min_p=0.49) == pytest.approx([4 / 9, 3 / 9, 2 / 9, 0])
     assert chances(logits, min_p=1.0) == pytest.approx([1, 0, 0, 0])
     assert chances(logits, min_p=0.49, top_p=0.5) == pytest.approx([4 / 7, 3 / 7, 0, 0])
+
+
+class Only:
+    """A constraint that allows these tokens, and notes which were taken."""
+
+    def __init__(self, *allowed: int) -> None:
+        self.allowed = allowed
+        self.taken: list[int] = []
+        self.finished = False
+
+    def mask(self, logits: NDArray[np.float64]) -> None:
+        logits[[token for token in range(len(logits)) if token not in self.allowed]] = -INF
+
+    def accept(self, token: int) -> None:
+        self.taken.append(token)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    logits=st.lists(st.integers(-40, 40).map(lambda n: n / 16), min_size=6, max_size=6),
+    allowed=st.sets(st.integers(0, 5), min_size=1),
+    params=PARAMS,
+    penalties=PENALTIES,
+)
+def test_a_constraint_comes_first(
+    logits: list[float], allowed: set[int], params: SamplingParams, penalties: dict[str, Any]
+) -> None:
+    """All that follows sees the allowed tokens alone, as if the model had given the others no chance."""
+    params = replace(params, **penalties)
+    constraint = Only(*allowed)
+    sampler, plain = Sampler(params, [0, 1], constraint), Sampler(params, [0, 1])
+    left = [logit if token in allowed else -INF for token, logit in enumerate(logits)]
+    taken = [sampler.sample(row(logits)) for _ in range(8)]
+    assert taken == [plain.sample(row(left)) for _ in range(8)]
+    assert set(taken) <= allowed
+    assert constraint.taken == taken
 
 
 def draws(seed: int | None) -> list[int]:

@@ -131,6 +131,13 @@ def test_streams_do_not_share_what_they_hold_back(llama_2: Tokenizer) -> None:
     assert other.flush() == "\ufffd"
 
 
+def test_a_verbatim_text_keeps_the_space_at_its_start(llama_2: Tokenizer) -> None:
+    ids = llama_2.encode("a", bos=False)
+    for verbatim, text in ((True, " a"), (False, "a")):
+        stream = llama_2.stream(verbatim=verbatim)
+        assert "".join([*map(stream.push, ids), stream.flush()]) == text
+
+
 def test_only_the_tokenizers_own_space_is_stripped(llama_2: Tokenizer) -> None:
     for text in ("a", " a", "  a", " ", "a a", ""):
         assert llama_2.decode(llama_2.encode(text, bos=False)) == text
@@ -275,19 +282,33 @@ def test_an_unknown_decoder_is_named(decoder: decoders.Decoder | None, tmp_path:
     assert str(path) in raised.value.message
 
 
-TEMPLATES: list[tuple[object, str | None]] = [
-    ("{{ messages }}", "{{ messages }}"),
-    (None, None),
-    ([{"name": "tool_use", "template": "x"}, {"name": "default", "template": "y"}], "y"),
+TEMPLATES: list[tuple[object, str | None, str | None]] = [
+    ("{{ messages }}", "{{ messages }}", None),
+    (None, None, None),
+    ([{"name": "tool_use", "template": "x"}, {"name": "default", "template": "y"}], "y", "x"),
+    ([{"name": "default", "template": "y"}, {"name": "rag", "template": "z"}], "y", None),
 ]
 
 
-@pytest.mark.parametrize(("value", "expected"), TEMPLATES)
-def test_chat_templates(value: object, expected: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("value", "expected", "for_tools"), TEMPLATES)
+def test_chat_templates(value: object, expected: str | None, for_tools: str | None, tmp_path: Path) -> None:
     write(tmp_path, library(DOCS_LLAMA), {"chat_template": value})
-    assert Tokenizer.open(tmp_path).chat_template == expected
+    found = Tokenizer.open(tmp_path)
+    assert (found.chat_template, found.tool_template) == (expected, for_tools)
     (tmp_path / "chat_template.jinja").write_text("{{ 'file' }}")
-    assert Tokenizer.open(tmp_path).chat_template == "{{ 'file' }}"
+    found = Tokenizer.open(tmp_path)
+    assert (found.chat_template, found.tool_template) == ("{{ 'file' }}", None), (
+        "the file counts alone, as in transformers"
+    )
+
+
+def test_special_tokens_can_be_spelled_out(docs_llama: Tokenizer) -> None:
+    ids = docs_llama.encode("<|user|>é<|end|>", special=True, bos=False)
+    user = docs_llama.special_ids({"<|user|>", "<|nobody|>", "a"})
+    assert user == {ids[0]}
+    stream = docs_llama.stream(spelled=user)
+    assert "".join([*map(stream.push, ids), stream.flush()]) == "<|user|>é"
+    assert docs_llama.decode(ids) == "é"
 
 
 @pytest.mark.parametrize(

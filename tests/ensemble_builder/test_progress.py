@@ -45,6 +45,15 @@ def test_parts_of_an_earlier_run_do_not_make_the_estimate_better() -> None:
         assert stage.remaining == pytest.approx(27)
 
 
+def test_numbers_of_parts_are_written_as_asked() -> None:
+    stream = io.StringIO()
+    with Progress(stream, clock=Clock()).stage(
+        "downloading", 2000, show=lambda count: f"{count / 1e3:.1f} kB"
+    ) as stage:
+        stage.advance(1500)
+    assert stream.getvalue() == "downloading: 1.5 kB/2.0 kB in 0 s\n"
+
+
 def test_a_terminal_shows_a_bar_that_leaves_one_line() -> None:
     stream, clock = Terminal(), Clock()
     with Progress(stream, clock=clock, environment={}).stage("searching", 2) as stage:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from flexquant.server.api_error import ApiError
 from flexquant.server.api_types import (
     ACCEPTED,
+    ACCEPTED_BY_COMPLETIONS,
     REFUSED_BY_CHAT,
     REFUSED_BY_COMPLETIONS,
     ChatRequest,
@@ -18,6 +19,7 @@ from flexquant.server.api_types import (
 )
 
 USER = [{"role": "user", "content": "x"}]
+CALLS = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}]
 
 
 def completion(**fields: Any) -> CompletionRequest:
@@ -62,10 +64,10 @@ def test_honoured_field_is_read_and_checked(field: str) -> None:
             make(**{field: bad})
 
 
-@pytest.mark.parametrize("field", ACCEPTED)
+@pytest.mark.parametrize("field", ACCEPTED_BY_COMPLETIONS)
 def test_accepted_field_changes_nothing(field: str) -> None:
     assert completion(**{field: "anything"}) == completion()
-    assert chat(**{field: {"any": "thing"}}) == chat()
+    assert field not in ACCEPTED or chat(**{field: {"any": "thing"}}) == chat()
 
 
 @pytest.mark.parametrize(
@@ -91,8 +93,9 @@ def test_refused_field_is_named_unless_it_is_off(
         ("repeat_penalty", 1.0, 1.1),
         ("repeat_penalty", 1, True),
         ("best_of", 1, 2),
-        ("response_format", {"type": "text"}, {"type": "json_object"}),
+        ("json_schema", {}, {"type": "object"}),
         ("tools", [], [{"type": "function"}]),
+        ("tool_choice", "auto", "required"),
         ("store", False, True),
     ],
 )
@@ -105,6 +108,8 @@ def test_off_and_on(field: str, off: object, on: object) -> None:
 def test_a_refused_field_names_the_one_to_use_instead() -> None:
     with pytest.raises(ApiError, match="use repetition_penalty"):
         completion(repeat_penalty=1.1)
+    with pytest.raises(ApiError, match=r"use structured_outputs\.regex"):
+        completion(guided_regex="[0-9]")
 
 
 @pytest.mark.parametrize(
@@ -154,6 +159,11 @@ def test_only_completions_may_generate_nothing() -> None:
         {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
         {"role": "user", "content": [{"type": "text"}]},
         {"role": "tool", "content": "x"},
+        {"role": "tool", "tool_call_id": "1"},
+        {"role": "assistant", "tool_calls": []},
+        {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f"}}]},
+        {"role": "assistant", "tool_calls": [{"id": "1", "type": "custom", "custom": {"name": "f"}}]},
+        {"role": "user", "content": "x", "tool_calls": CALLS},
         {"role": "", "content": "x"},
         "x",
     ],
@@ -176,6 +186,64 @@ def test_messages_reach_the_template_as_it_expects_them() -> None:
     ]
     with pytest.raises(ValidationError, match="messages"):
         chat(messages=[])
+
+
+def test_calls_and_their_results_reach_the_template_as_it_expects_them() -> None:
+    """Arguments are objects there; null is left out, as in transformers."""
+    request = chat(
+        messages=[
+            {"role": "assistant", "content": None, "tool_calls": CALLS, "name": None},
+            {"role": "tool", "content": "12", "tool_call_id": "1"},
+        ]
+    )
+    assert [message.for_template() for message in request.messages] == [
+        {
+            "role": "assistant",
+            "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}],
+        },
+        {"role": "tool", "content": "12", "tool_call_id": "1"},
+    ]
+
+
+@pytest.mark.parametrize(("spelled", "given"), [("", {}), ("{", "{"), ("[1]", "[1]"), ('{"a": {}}', {"a": {}})])
+def test_arguments_that_are_no_object_stay_text(spelled: str, given: object) -> None:
+    calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": spelled}}]
+    [message] = chat(messages=[{"role": "assistant", "tool_calls": calls}]).messages
+    assert message.for_template()["tool_calls"][0]["function"]["arguments"] == given
+
+
+def test_tools_reach_the_template_as_they_were_given() -> None:
+    tool = {"function": {"strict": True, "parameters": {"b": 1, "a": None}, "name": "f"}, "x": 1, "type": "function"}
+    [found] = chat(tools=[tool]).tools or []
+    assert list(found.for_template()) == ["function", "x", "type"]
+    assert found.for_template() == tool
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("tools", [{"type": "function"}]),
+        ("tools", [{"type": "web_search"}]),
+        ("tools", [{"type": "function", "function": {"name": "not a name"}}]),
+        ("tools", [{"type": "function", "function": {"name": "f", "parameters": [1]}}]),
+        ("tools", {"type": "function"}),
+        ("tool_choice", "f"),
+        ("tool_choice", {"type": "function", "name": "f"}),
+        ("tool_choice", {"type": "allowed_tools", "mode": "auto"}),
+        ("parallel_tool_calls", "no"),
+        ("chat_template_kwargs", [1]),
+    ],
+)
+def test_what_is_said_about_tools_is_checked(field: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=field):
+        chat(**{field: value})
+
+
+def test_two_tools_cannot_have_one_name() -> None:
+    tool = {"type": "function", "function": {"name": "f"}}
+    with pytest.raises(ApiError, match="another tool is called f") as refused:
+        chat(tools=[tool, tool])
+    assert refused.value.param == "tools.1.function.name"
 
 
 @pytest.mark.parametrize("body", [{}, {"position": 1, "bytes": 2}, {"ttl_seconds": 5}, {"mode": "auto", "position": 0}])

@@ -91,6 +91,20 @@ KNOWN = {
     "stream_options": st.fixed_dictionaries({"include_usage": st.booleans()}) | VALUES,
     "n": st.integers(-1, 3) | VALUES,
     "ignore_eos": st.booleans() | VALUES,
+    "response_format": st.fixed_dictionaries(
+        {"type": st.sampled_from(["text", "json_object", "json_schema"]) | VALUES},
+        optional={
+            "json_schema": st.fixed_dictionaries(
+                {"name": st.just("a") | VALUES},
+                optional={
+                    "schema": st.dictionaries(st.sampled_from(["type", "enum", "items", "not"]), VALUES) | VALUES
+                },
+            )
+        },
+    )
+    | VALUES,
+    "structured_outputs": st.dictionaries(st.sampled_from(["regex", "choice", "grammar", "json"]), VALUES, max_size=2)
+    | VALUES,
     "tokens": st.lists(st.integers(-1, 5000), max_size=5) | VALUES,
     "add_special_tokens": st.booleans() | VALUES,
     "position": st.integers(-1, 5) | VALUES,

@@ -54,9 +54,9 @@ def test_help_does_not_load_torch() -> None:
 
 def test_daemon_loads_neither_the_builder_nor_libraries_of_tests() -> None:
     code = (
-        "import sys, flexquant.server.startup, flexquant.server.http_server\n"
+        "import sys, flexquant.server.model_source, flexquant.server.startup, flexquant.server.http_server\n"
         "loaded = {name for name in sys.modules if name.startswith("
-        "('transformers', 'safetensors', 'flexquant.ensemble_builder', 'openai', 'exllamav2'))}\n"
+        "('transformers', 'safetensors', 'flexquant.ensemble_builder', 'huggingface_hub', 'openai', 'exllamav2'))}\n"
         "assert not loaded, loaded"
     )
     ended = subprocess.run(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flexquant.engine.errors import InputError, UsageError
+from flexquant.engine.errors import FlexQuantError, InputError, UsageError
 from flexquant.server import model_source
 from flexquant.server.model_source import fingerprint, resolve
 
@@ -17,7 +17,7 @@ out = pathlib.Path(arguments[arguments.index("--out") + 1])
 out.mkdir(parents=True)
 (out / "arguments").write_text(json.dumps(arguments))
 if "fail" in arguments[0]:
-    sys.exit(3)
+    sys.exit(int(arguments[0][-1]))
 (out / "ensemble.json").write_text("{}")
 """
 
@@ -71,11 +71,18 @@ def test_another_content_is_another_ensemble(tmp_path: Path, cache: dict[str, st
 
 
 def test_failed_build_is_an_error_and_not_cached(tmp_path: Path, cache: dict[str, str]) -> None:
-    model = checkpoint(tmp_path / "fail")
-    with pytest.raises(InputError, match="could not be built"):
-        resolve(str(model), cache)
-    with pytest.raises(InputError, match="could not be built"):
-        resolve(str(model), cache | {"XDG_CACHE_HOME": str(tmp_path / "second")})
+    model = checkpoint(tmp_path / "fail-1")
+    for environment in (cache, cache | {"XDG_CACHE_HOME": str(tmp_path / "second")}):
+        with pytest.raises(FlexQuantError, match="could not be built") as failed:
+            resolve(str(model), environment)
+        assert failed.value.exit_code == 1
+        assert "Starting again" in (failed.value.hint or "")
+
+
+def test_what_the_builder_refuses_is_not_worth_starting_again(tmp_path: Path, cache: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="could not be built") as refused:
+        resolve(str(checkpoint(tmp_path / "fail-3")), cache)
+    assert refused.value.hint is None
 
 
 def test_single_exl2_folder_says_that_two_are_needed(tmp_path: Path) -> None:
@@ -94,15 +101,34 @@ def test_pair_must_be_exl2(tmp_path: Path) -> None:
         resolve(f"{up},{up},{up}")
 
 
-def test_hub_id_says_that_nothing_is_downloaded() -> None:
-    with pytest.raises(InputError, match="does not download") as refused:
-        resolve("some-org/some-model")
-    assert "hf download some-org/some-model" in (refused.value.hint or "")
+def test_model_of_the_hub_is_left_to_the_builder_and_built_once(cache: dict[str, str]) -> None:
+    built = resolve("org/my-model", cache)
+    assert built.name.startswith("my-model-")
+    assert json.loads((built / "arguments").read_text())[:3] == ["org/my-model", "--levels", "8,3"]
+    (built / "arguments").unlink()
+    assert resolve("org/my-model@main", cache) == built
+    assert not (built / "arguments").exists()
+
+
+def test_each_revision_is_an_ensemble_of_its_own(cache: dict[str, str]) -> None:
+    built = resolve("org/my-model@v2", cache)
+    assert json.loads((built / "arguments").read_text())[0] == "org/my-model@v2"
+    assert built != resolve("org/my-model", cache) != resolve("other/my-model", cache)
+
+
+def test_pair_from_the_hub_and_mixed_with_a_folder(tmp_path: Path, cache: dict[str, str]) -> None:
+    built = resolve("org/a@8.0bpw, org/a@3.0bpw", cache)
+    assert json.loads((built / "arguments").read_text())[:2] == ["--from-checkpoints", "org/a@8.0bpw,org/a@3.0bpw"]
+    low = checkpoint(tmp_path / "low", exl2=True)
+    mixed = resolve(f"org/a@8.0bpw,{low}", cache)
+    assert mixed != built
+    assert json.loads((mixed / "arguments").read_text())[1] == f"org/a@8.0bpw,{low}"
 
 
 def test_missing_folder_and_folder_of_something_else(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match="no such folder") as missing:
         resolve(str(tmp_path / "gone"))
+    assert "org/name" in (missing.value.hint or "")
     with pytest.raises(InputError, match=r"config\.json"):
         resolve(str(tmp_path))
 

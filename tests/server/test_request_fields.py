@@ -14,7 +14,13 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from flexquant.server.api_types import ACCEPTED, REFUSED_BY_CHAT, REFUSED_BY_COMPLETIONS, ChatRequest, CompletionRequest
+from flexquant.server.api_types import (
+    ACCEPTED_BY_COMPLETIONS,
+    REFUSED_BY_CHAT,
+    REFUSED_BY_COMPLETIONS,
+    ChatRequest,
+    CompletionRequest,
+)
 from support.fake_daemon import FakeDaemon, fake_daemon
 
 Json = dict[str, Any]
@@ -25,9 +31,14 @@ PROMPTS: Final[dict[str, Json]] = {
     "chat": {"messages": [{"role": "user", "content": "Hello"}]},
 }
 EOS, CHOSEN = 1, 3000
+TOOLS: Final = [{"type": "function", "function": {"name": "f"}}]
+TEMPLATE: Final = """
+{{- bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}{{ tools or "" }}
+{{- mood }}<|assistant|>
+{#- <tool_call> #}"""
+TWO_CALLS: Final = 2 * '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
 ON: Final[Json] = {
-    "response_format": {"type": "json_object"},
-    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "tools": TOOLS,
     "tool_choice": "required",
     "best_of": 2,
     "echo": True,
@@ -40,13 +51,13 @@ ON: Final[Json] = {
 """Values of refused fields; an object for all others."""
 EXTENSIONS: Final = (
     *("dry_multiplier", "xtc_probability", "mirostat", "template_vars", "lora", "id_slot", "cache_prompt", "ttl"),
-    *("adapters", "draft_model", "priority", "cache_salt", "chat_template_kwargs", "keep_alive"),
+    *("adapters", "draft_model", "priority", "cache_salt", "keep_alive"),
 )
 """What other servers have beyond OpenAI's API, and ours has not."""
 COMPARED: Final = (
     *("prompt", "n", "best_of", "echo", "suffix", "logprobs", "top_logprobs", "stop", "seed", "logit_bias", "top_k"),
-    *("min_p", "repetition_penalty", "response_format", "tools", "tool_choice", "stream_options"),
-    *("max_completion_tokens", "reasoning_effort"),
+    *("min_p", "repetition_penalty", "response_format", "structured_outputs", "tools", "tool_choice", "stream_options"),
+    *("max_completion_tokens", "reasoning_effort", "chat_template_kwargs"),
 )
 """Fields in which local servers differ."""
 CHOSEN_WINS: Final[Json] = {"logit_bias": {str(CHOSEN): 100}}
@@ -77,6 +88,12 @@ HONOURED: Final[dict[str, tuple[Json, Any]]] = {
     "logprobs": ({}, None),
     "top_logprobs": ({"logprobs": True}, 2),
     "echo": ({}, True),
+    "tools": ({}, TOOLS),
+    "tool_choice": ({"tools": TOOLS}, "none"),
+    "parallel_tool_calls": ({"tools": TOOLS, "max_tokens": 100}, False),
+    "chat_template_kwargs": ({}, {"mood": "Be calm."}),
+    "response_format": ({}, {"type": "json_object"}),
+    "structured_outputs": ({}, {"regex": "[0-9]+"}),
 }
 """What else the request has, and a value that makes a difference to it; `logprobs` has one for each endpoint."""
 
@@ -100,7 +117,7 @@ def told(word: str) -> list[tuple[str, str, list[Any]]]:
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[FakeDaemon]:
-    with fake_daemon() as running:
+    with fake_daemon(chat_template=TEMPLATE) as running:
         yield running
 
 
@@ -124,7 +141,7 @@ def test_the_page_has_the_fields_of_the_code(endpoint: str) -> None:
         "completions": (CompletionRequest.model_fields, REFUSED_BY_COMPLETIONS, ChatRequest.model_fields),
         "chat": (ChatRequest.model_fields, REFUSED_BY_CHAT, CompletionRequest.model_fields),
     }[endpoint]
-    expected = dict.fromkeys(others, "ignored") | dict.fromkeys(ACCEPTED, "accepted")
+    expected = dict.fromkeys(others, "ignored") | dict.fromkeys(ACCEPTED_BY_COMPLETIONS, "accepted")
     expected |= dict.fromkeys(refused, "refused") | dict.fromkeys(fields, "honoured")
     assert {field: word for field, at, word, _ in ROWS if at == endpoint} == expected
     assert {field: off for field, at, off in told("refused") if at == endpoint} == {
@@ -137,11 +154,16 @@ def test_the_page_has_every_field_in_which_servers_differ() -> None:
 
 
 @pytest.mark.parametrize(("field", "endpoint", "off"), told("honoured"))
-def test_honoured(daemon: FakeDaemon, field: str, endpoint: str, off: list[Any]) -> None:
+def test_honoured(
+    daemon: FakeDaemon, field: str, endpoint: str, off: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert not off
     more, value = HONOURED[field]
     if field == "logprobs":
         value = {"completions": 2, "chat": True}[endpoint]
+    # The model calls no tools by itself.
+    calls = daemon.tokenizer.encode(TWO_CALLS, bos=False)
+    monkeypatch.setattr(daemon.model, "script", calls if field == "parallel_tool_calls" else None)
     without = ask(daemon, endpoint, **more)
     assert without.status_code == 200
     assert said(ask(daemon, endpoint, **more)) == said(without), "nothing else makes a difference"

@@ -83,6 +83,19 @@ def test_models_keys_and_limits_are_as_everywhere(daemon: FakeDaemon, path: str,
         assert post(locked, path, large, authorization="Bearer secret").status_code == 413
 
 
+def test_of_a_conversation_the_template_decides_whether_it_begins_with_bos() -> None:
+    """As in transformers. It is never doubled."""
+    with fake_daemon(chat_template="{{ messages[0].content }}") as daemon:
+        bare = daemon.tokenizer.encode("Hello", bos=False)
+        for more, expected in (({}, bare), ({"add_special_tokens": True}, [daemon.tokenizer.bos_id, *bare])):
+            assert post(daemon, TOKENIZE, {"messages": USER, **more}).json()["tokens"] == expected
+        answer = post(daemon, "/v1/chat/completions", {"messages": USER, "max_tokens": 1}).json()
+        assert answer["usage"]["prompt_tokens"] == len(bare)
+    with fake_daemon() as daemon:
+        found = post(daemon, TOKENIZE, {"messages": USER, "add_special_tokens": True}).json()["tokens"]
+        assert found.count(daemon.tokenizer.bos_id) == 1
+
+
 def test_a_model_without_chat_template_says_so() -> None:
     with fake_daemon(chat_template=False) as daemon:
         answer = post(daemon, TOKENIZE, {"messages": USER})

@@ -71,7 +71,11 @@ def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
 
 @contextmanager
 def running_daemon(
-    folder: Path, *arguments: str, model: str = "demo", environment: Mapping[str, str] | None = None
+    folder: Path,
+    *arguments: str,
+    model: str = "demo",
+    environment: Mapping[str, str] | None = None,
+    start_seconds: float = START_SECONDS,
 ) -> Iterator[RunningDaemon]:
     """A daemon on a free port of loopback, from ready until the block ends.
 
@@ -80,6 +84,7 @@ def running_daemon(
         arguments: Further flags.
         model: What it serves.
         environment: Variables to add.
+        start_seconds: Most time until it is ready.
     """
     log_path = folder / "daemon.log"
     with log_path.open("wb") as log:
@@ -90,7 +95,7 @@ def running_daemon(
             env=clean_environment(environment),
         )
     try:
-        yield RunningDaemon(_wait_until_ready(process, log_path), process, log_path)
+        yield RunningDaemon(_wait_until_ready(process, log_path, start_seconds), process, log_path)
     finally:
         if process.poll() is None:
             process.terminate()
@@ -101,9 +106,9 @@ def running_daemon(
                 process.wait()
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], log_path: Path) -> str:
+def _wait_until_ready(process: subprocess.Popen[bytes], log_path: Path, seconds: float) -> str:
     """The address from the daemon's ready line, once /ready says so too."""
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         for line in log_path.read_text().splitlines():
             if ready := re.search(r"ready: .* on (http://.*:\d+)", line):

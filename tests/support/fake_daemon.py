@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 from fastapi import FastAPI
 
+from flexquant.engine.grammar import Grammars
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.app import create_app
 from flexquant.server.chat_template import ChatTemplate
@@ -54,18 +56,27 @@ class FakeDaemon:
 
 
 @contextmanager
-def fake_daemon(*arguments: str, chat_template: bool = True) -> Iterator[FakeDaemon]:
-    """An application whose engine thread runs; `arguments` are settings of `flexquant-serve`."""
+def fake_daemon(
+    *arguments: str, chat_template: bool | str = True, tokenizer_folder: Path = DOCS_LLAMA
+) -> Iterator[FakeDaemon]:
+    """An application whose engine thread runs.
+
+    Args:
+        arguments: Settings of `flexquant-serve`.
+        chat_template: The model's own, another one, or none.
+        tokenizer_folder: Has another tokenizer of as many tokens.
+    """
     settings = load_settings(["--model", "demo", *arguments])
-    model, tokenizer, counts, gate = FakeModel(), Tokenizer.open(DOCS_LLAMA), Counts(), MemoryGate()
+    model, tokenizer, counts, gate = FakeModel(), Tokenizer.open(tokenizer_folder), Counts(), MemoryGate()
     engine = EngineThread(
         model, tokenizer, parallel=settings.parallel, max_queue=settings.max_queue, gate=gate, counts=counts
     )
     quality = [Quality(10.0 + k, 0.1 * k) for k in range(4)]
     facade = ElasticFacade(model, quality, lambda: engine.seconds_per_token, counts=counts)
     controller = Controller(facade, Monitor([PlentyOfMemory()]), Parameters(), gate=gate)
-    source = tokenizer.chat_template if chat_template else None
-    tokens = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
+    template = ChatTemplate.of(tokenizer)
+    if isinstance(chat_template, str):
+        template = ChatTemplate(chat_template, {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token})
     served = ServedModel(
         id="docs-llama",
         aliases=frozenset({"demo", *settings.alias}),
@@ -74,8 +85,11 @@ def fake_daemon(*arguments: str, chat_template: bool = True) -> Iterator[FakeDae
         context=CONTEXT,
         vocab_size=model.config.vocab_size,
         tokenizer=tokenizer,
-        chat_template=None if source is None else ChatTemplate(source, tokens),
+        chat_template=template if chat_template else None,
         modules_by_level=lambda position: {"8.0": 3 - position, "4.0": position},
+        listed=("docs-llama", *settings.alias),
+        any_name=settings.accept_any_model,
+        grammars=Grammars(tokenizer, model.config.vocab_size, model.config.eos_ids),
     )
     engine.start()
     try:

@@ -18,6 +18,7 @@ from flexquant.engine.segment import Floats, Segment, Tokens, nothing
 
 DOCS_LLAMA = Path(__file__).parents[1] / "assets" / "docs-llama"
 """The model whose shape and tokenizer the fake has."""
+EOS = 1
 LAYERS = 4
 """Safe points per pass."""
 PAGE_BYTES = 1000
@@ -61,18 +62,23 @@ class FakeModel:
         """Orders to give back what is kept for later prompts."""
         self.trims = 0
         """Orders to give back what the file cache holds."""
+        self.script: Sequence[int] | None = None
+        """Tokens of every answer, before the end-of-sequence token; None for the fixed function."""
         self.promised_bytes = 0
         self.reusable_bytes = 0
         self._moves: list[Future[int]] = []
+        self._prompts: dict[KVSequence, int] = {}
 
     def new_sequence(self, tokens: int, prompt: Tokens | None = None, *, exact: bool = False) -> KVSequence:
-        del prompt, exact  # nothing is kept
+        del exact  # nothing is kept
         pages = pages_for(tokens)
         if pages > self.free_pages:
             raise KVExhaustedError(f"{pages} pages are needed, {self.free_pages} are free")
         self.free_pages -= pages
         self.promised_bytes += pages * PAGE_BYTES
-        return KVSequence(reserved_pages=pages)
+        sequence = KVSequence(reserved_pages=pages)
+        self._prompts[sequence] = 0 if prompt is None else len(prompt)
+        return sequence
 
     def bytes_to_map(self, tokens: int, prompt: Tokens | None = None, *, exact: bool = False) -> int:
         del prompt, exact  # as above
@@ -93,6 +99,7 @@ class FakeModel:
         self.free_pages += sequence.reserved_pages
         self.promised_bytes -= sequence.reserved_pages * PAGE_BYTES
         sequence.reserved_pages = 0
+        self._prompts.pop(sequence, None)
 
     def forward(self, segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Floats:
         logits = np.zeros((len(segments), self.config.vocab_size), np.float32)
@@ -115,8 +122,14 @@ class FakeModel:
                     every[place, next_token(token, segment.sequence.length + place + 1)] = 50.0
                 segment.read(segment.sequence.length, every)
             segment.sequence.length += len(segment.tokens)
-            logits[row, next_token(int(segment.tokens[-1]), segment.sequence.length)] = 50.0
+            logits[row, self._next(int(segment.tokens[-1]), segment.sequence)] = 50.0
         return logits
+
+    def _next(self, token: int, sequence: KVSequence) -> int:
+        if self.script is None:
+            return next_token(token, sequence.length)
+        place = sequence.length - self._prompts[sequence]
+        return EOS if place >= len(self.script) else self.script[max(place, 0)]
 
     def safe_point(self) -> None:
         if self.position != self.target:

@@ -1,0 +1,1 @@
+"""Tools: what requests say about them, and the calls that models write into their answers."""
