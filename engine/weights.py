@@ -118,7 +118,7 @@ class Exl2Weights(DenseWeights):
         index: The store's tensors.
         config: Its configuration.
         absent: Keys of linear layers that the store does not have; they cannot be used.
-        below: What the store's weights are added to, if it holds residuals.
+        below: What the store's weights are added to, if it holds residuals; what it has none of is as below.
 
     Raises:
         CheckpointError: A tensor is missing, has another shape or type than the configuration says, or breaks a rule
@@ -141,13 +141,20 @@ class Exl2Weights(DenseWeights):
     def weight(self, key: str) -> Tensor:
         """Return a linear layer's matrix: f32 [out_features, in_features], inputs in the model's order."""
         if key in self._absent:
-            raise KeyError(key)
+            if self._below is None:
+                raise KeyError(key)
+            return self._below.weight(key)
         if key not in self.specs:
             return super().weight(key)
         kept = self._kept.get(key)
         if kept is None:
             kept = self._kept[key] = self._dequantized(self.specs[key])
         return kept
+
+    @property
+    def kept_bytes(self) -> int:
+        """See `DenseWeights`."""
+        return super().kept_bytes + (0 if self._below is None else self._below.kept_bytes)
 
     def bias(self, key: str) -> Tensor | None:
         """See `DenseWeights`; residuals have none of their own."""

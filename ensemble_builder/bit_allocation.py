@@ -23,6 +23,27 @@ def head_bits(level: float) -> int:
     return neighbours(max(LEAST_HEAD_BITS, level))[1]
 
 
+def allocate_residuals(
+    linears: Sequence[LinearShape], level: float, lower: float, group_size: int
+) -> dict[str, Sections]:
+    """Return the sections of what is added to a model of `lower` bits to make one of `level` bits, by key.
+
+    Their groups have the rows of that model's groups. A head that is no wider at `level` has none.
+
+    Args:
+        linears: Forward order.
+        level: Average width of the decoder's weights.
+        lower: That of the model below; at least 2 bits less.
+        group_size: Rows of a group.
+    """
+    sections = allocate(linears, level - lower, group_size)
+    for shape in linears:
+        if shape.layer is None:
+            width = head_bits(level) - head_bits(lower)
+            sections[shape.key] = [(neighbours(width)[1], shape.in_features)] if width else []
+    return {key: found for key, found in sections.items() if found}
+
+
 def allocate(linears: Sequence[LinearShape], level: float, group_size: int) -> dict[str, Sections]:
     """Return the sections of every linear layer, by key.
 

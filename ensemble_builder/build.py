@@ -81,6 +81,7 @@ def build(
             windows=calibration.tokens,
             calibration=calibration.text,
             group_size=quantize.group_size,
+            nested=quantize.nested,
             progress=progress,
         )
         names = [level_name(level) for level in quantize.levels]

@@ -10,7 +10,7 @@ from flexquant.ensemble_builder.arguments import minutes, natural, new_parser, p
 from flexquant.ensemble_builder.build import build
 from flexquant.ensemble_builder.checkpoint_source import CheckpointSource
 from flexquant.ensemble_builder.imported_levels import build_from_levels
-from flexquant.ensemble_builder.levels import level_name, parse_levels
+from flexquant.ensemble_builder.levels import check_nested, level_name, parse_levels
 from flexquant.ensemble_builder.options import PRESETS, QuantizeOptions, SearchOptions
 from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.units import parse_kinds
@@ -76,6 +76,13 @@ def run(given: Sequence[str]) -> None:
     parser.add_argument("--group-size", metavar="N", type=positive, default=32, help="weights per scale (default: 32)")
     parser.add_argument("--seed", metavar="N", type=natural, default=0, help="of texts that are sampled (default: 0)")
     parser.add_argument(
+        "--nested",
+        action="store_true",
+        default=None,
+        help="store each level but the last as what it adds to the next one: less disk, and nothing is read on the way "
+        "down",
+    )
+    parser.add_argument(
         "--unit",
         metavar="LIST",
         action="append",
@@ -124,7 +131,7 @@ def run(given: Sequence[str]) -> None:
     )
     progress = Progress()
     if args.from_checkpoints is not None:
-        _refuse(args, "--from-checkpoints", ["model", "levels", "calibration", "calibration_tokens"])
+        _refuse(args, "--from-checkpoints", ["model", "levels", "nested", "calibration", "calibration_tokens"])
         if args.out is None:
             raise UsageError("--from-checkpoints needs --out", hint="For example --out my-ensemble")
         sources = [CheckpointSource.parse(part.strip()) for part in args.from_checkpoints.split(",")]
@@ -136,11 +143,14 @@ def run(given: Sequence[str]) -> None:
         parser.error("MODEL or --from-checkpoints is needed")
     _refuse(args, "MODEL", ["checkpoint"])
     levels = parse_levels("8,3" if args.levels is None else args.levels)
+    if args.nested:
+        check_nested(levels)
     quantize = QuantizeOptions(
         levels=levels,
         calibration=args.calibration,
         calibration_tokens=args.calibration_tokens or preset.calibration_tokens,
         group_size=args.group_size,
+        nested=bool(args.nested),
     )
     source = CheckpointSource.parse(args.model)
     out = Path("-".join([source.short_name, *map(level_name, levels)])) if args.out is None else args.out

@@ -16,7 +16,13 @@ from torch import Tensor
 
 from flexquant.ensemble_builder.coordinate_descent import descend
 from flexquant.ensemble_builder.exl2_pack import Group, QuantizedLinear, groups_of
-from flexquant.ensemble_builder.scale_search import Scales, dequantize_codes, round_to_codes, search_scales
+from flexquant.ensemble_builder.scale_search import (
+    Scales,
+    dequantize_codes,
+    round_to_codes,
+    scale_table,
+    search_scales,
+)
 from flexquant.ensemble_builder.single_thread import single_thread, worthwhile_threads
 
 DAMPING: Final = 0.01
@@ -103,6 +109,16 @@ def quantize_linear(
         permutation=inputs.permutation,
         bias=None if bias is None else bias.half(),
     )
+
+
+def dequantized(linear: QuantizedLinear) -> Tensor:
+    """Return the weights that a reader makes of a layer: f32 [out_features, in_features], in the model's order."""
+    rows = torch.empty(linear.codes.shape, dtype=torch.float32)
+    for number, group in enumerate(linear.groups):
+        at = slice(group.start, group.start + group.rows)
+        scales = scale_table(linear.scale_max[number])[linear.scale_codes[number].long()]
+        rows[at] = dequantize_codes(linear.codes[at].float() - (1 << (group.bits - 1)), scales)
+    return torch.empty_like(rows).index_copy_(0, linear.permutation, rows).T
 
 
 def _round(weights: Tensor, inputs: Curvature, groups: Sequence[Group]) -> tuple[list[Scales], Tensor, Tensor]:

@@ -100,6 +100,11 @@ def _open(folder: Path) -> Store:
                 hint="--from-checkpoints takes EXL2 checkpoints; give an unquantized one as MODEL.",
             )
     store = open_store(folder, "", 0.0)
+    if store.below is not None:
+        raise CheckpointError(
+            f"{folder}: holds what is added to level {store.below.level} of an ensemble, and is no model by itself",
+            hint="Give the ensemble itself, or a level that `flexquant-build export` wrote.",
+        )
     bits = _asked_bits(folder) or _measured_bits(store)
     return Store(level_name(bits), bits, store.index, store.config, store.specs)
 

@@ -35,6 +35,20 @@ def parse_levels(text: str) -> tuple[float, ...]:
     return levels
 
 
+def check_nested(levels: tuple[float, ...]) -> None:
+    """Check levels that are to be nested.
+
+    Raises:
+        UsageError: Two neighbours are nearer than the narrowest codes, which what is added has to have.
+    """
+    for high, low in pairwise(levels):
+        if high - low < NARROWEST:
+            raise UsageError(
+                f"--nested: {high:g} and {low:g} bits are less than {NARROWEST:g} apart, the least that can be added",
+                hint="Choose levels that are further apart, such as --levels 8,4, or leave --nested out.",
+            )
+
+
 def level_name(bits: float) -> str:
     """Return the name of a level, which is also its folder's: "8.0", "2.5"."""
     return str(float(bits))

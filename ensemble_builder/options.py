@@ -58,12 +58,14 @@ class QuantizeOptions:
         calibration: File with the calibration text; sampled from the model if None.
         calibration_tokens: Tokens of it to calibrate on, at most.
         group_size: Weights that share a scale.
+        nested: Whether a level but the last holds what is added to the next one.
     """
 
     levels: tuple[float, ...]
     calibration: Path | None
     calibration_tokens: int
     group_size: int
+    nested: bool = False
 
     def settings(self) -> Settings:
         """Return what the outcome depends on."""
@@ -72,6 +74,7 @@ class QuantizeOptions:
             "calibration text": text_identity(self.calibration),
             "calibration tokens": self.calibration_tokens,
             "group size": self.group_size,
+            **({"nested": True} if self.nested else {}),
         }
 
 

@@ -10,7 +10,7 @@ from flexquant.engine.errors import FlexQuantError
 from flexquant.engine.model_config import LinearShape
 from flexquant.ensemble_builder.bit_allocation import Sections
 from flexquant.ensemble_builder.exl2_pack import pack
-from flexquant.ensemble_builder.gptq import Curvature, curvature, quantize_linear
+from flexquant.ensemble_builder.gptq import Curvature, curvature, dequantized, quantize_linear
 from flexquant.ensemble_builder.layer_inputs import ObservedWeights, input_of
 
 Plan = Mapping[str, Mapping[str, Sections]]
@@ -25,6 +25,7 @@ def quantize_layer(
     plan: Plan,
     group_size: int,
     *,
+    nested: bool = False,
     notice: Callable[[str], None],
     done: Callable[[], None],
 ) -> Results:
@@ -33,8 +34,10 @@ def quantize_layer(
     Args:
         shapes: The linear layers in forward order.
         weights: Their weights and the Hessians of their inputs, which are taken.
-        plan: The widths.
+        plan: The widths, of the best level first.
         group_size: Weights of a column that share a scale.
+        nested: Whether a level's weights are what the next ones lack; its layers have no permutation and no bias of
+            their own.
         notice: Is told what a person should know.
         done: Is called after each linear layer of each level.
 
@@ -43,13 +46,20 @@ def quantize_layer(
         FlexQuantError: An input was not finite.
     """
     results: Results = {level: {} for level in plan}
+    last = [*plan][-1]
     for first, sharing in groupby(shapes, key=lambda shape: input_of(shape.key)):
         inputs = _curvature_of(first, weights, notice)
         for shape in sharing:
             weight, bias = weights.weight_and_bias(shape.key)
-            for level, sections in plan.items():
-                packed = pack(quantize_linear(weight, inputs, sections[shape.key], group_size, bias))
-                results[level] |= {f"{shape.key}.{suffix}": tensor for suffix, tensor in packed.items()}
+            for level, sections in reversed([*plan.items()]):
+                if shape.key in sections:
+                    linear = quantize_linear(weight, inputs, sections[shape.key], group_size, bias)
+                    packed = pack(linear)
+                    if nested:
+                        weight, bias = weight - dequantized(linear), None
+                        if level != last:
+                            del packed["q_invperm"]
+                    results[level] |= {f"{shape.key}.{suffix}": tensor for suffix, tensor in packed.items()}
                 done()
     return results
 

@@ -20,7 +20,7 @@ from flexquant.engine.manifest import Text
 from flexquant.engine.model_config import LinearShape, ModelConfig, read_model_config
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.weights import DenseWeights
-from flexquant.ensemble_builder.bit_allocation import allocate
+from flexquant.ensemble_builder.bit_allocation import Sections, allocate, allocate_residuals
 from flexquant.ensemble_builder.evaluation import run_layer
 from flexquant.ensemble_builder.exl2_pack import ROW_MULTIPLE
 from flexquant.ensemble_builder.file_hashes import checkpoint_sha256
@@ -45,6 +45,7 @@ def quantize_model(
     windows: Tensor,
     calibration: Text,
     group_size: int = 32,
+    nested: bool = False,
     progress: Progress,
 ) -> None:
     """Write one EXL2 store per level, `out/levels/<level>`.
@@ -59,6 +60,7 @@ def quantize_model(
         windows: Calibration tokens, int64 [windows, window].
         calibration: Where they come from.
         group_size: Weights of a column that share a scale; a multiple of 32.
+        nested: Whether all stores but the last hold what is added to the next one, and not models of their own.
         progress: Is told about the layers.
 
     Raises:
@@ -78,21 +80,38 @@ def quantize_model(
         "group_size": group_size,
         "calibration": calibration.model_dump(),
         "windows": [*windows.shape, hashlib.sha256(windows.numpy().tobytes()).hexdigest()],
+        **({"nested": True} if nested else {}),
     }
     work = QuantizationWork(out / WORK_NAME / "quantization", settings)
     if work.finished:
         return
-    plan = {level_name(level): allocate(config.linears(), level, group_size) for level in levels}
-    _quantize_layers(index, config, plan, group_size, windows, work, progress)
+    below: dict[float, float | None] = dict(zip(levels, [*levels[1:], None], strict=True)) if nested else {}
+    plan = {level_name(level): _sections(config, level, below.get(level), group_size) for level in levels}
+    _quantize_layers(index, config, plan, group_size, windows, work, progress, nested=nested)
     common: dict[str, Tensor] | Path = common_tensors(index, config)
     with progress.stage("writing the stores", len(levels)) as stage:
         for level in levels:
             name = level_name(level)
             store, tensors = out / LEVELS_FOLDER / name, work.results(name)
-            write_store(store, checkpoint, common=common, quantized=tensors, level=level, calibration=calibration)
+            lower = below.get(level)
+            write_store(
+                store,
+                checkpoint,
+                common=common,
+                quantized=tensors,
+                level=level,
+                on=None if lower is None else level_name(lower),
+                calibration=calibration,
+            )
             common = store / COMMON_NAME
             stage.advance()
     work.finish()
+
+
+def _sections(config: ModelConfig, level: float, lower: float | None, group_size: int) -> dict[str, Sections]:
+    if lower is None:
+        return allocate(config.linears(), level, group_size)
+    return allocate_residuals(config.linears(), level, lower, group_size)
 
 
 def _check_sizes(checkpoint: Path, linears: Sequence[LinearShape], group_size: int) -> None:
@@ -114,6 +133,8 @@ def _quantize_layers(
     windows: Tensor,
     work: QuantizationWork,
     progress: Progress,
+    *,
+    nested: bool,
 ) -> None:
     """Quantize all layers, and the head as the last one, from where an earlier run got to."""
     first, hidden = work.load_hidden() or (0, _embedded(index, config, windows))
@@ -128,7 +149,15 @@ def _quantize_layers(
             else:
                 for window in hidden:
                     decoder.logits(window)
-            results = quantize_layer(layers[layer], weights, plan, group_size, notice=progress.note, done=stage.advance)
+            results = quantize_layer(
+                layers[layer],
+                weights,
+                plan,
+                group_size,
+                nested=nested,
+                notice=progress.note,
+                done=stage.advance,
+            )
             work.save_layer(layer, results)
             work.save_hidden(layer + 1, hidden)
 

@@ -5,30 +5,12 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Final
 
-from flexquant.engine.exl2.spec import COLUMN_MULTIPLE, Exl2Spec
+from flexquant.engine.exl2.spec import COLUMN_MULTIPLE
 
 Columns = tuple[int, int]
 """Half-open range of output columns."""
 
 WHOLE: Final[tuple[Columns | None, ...]] = (None,)
-
-
-def slices_of(specs: Sequence[Exl2Spec], max_step: int | None) -> tuple[Columns | None, ...]:
-    """Return the fewest slices of a layer of which none gives back more than `max_step` bytes in one step.
-
-    Args:
-        specs: The layer at its levels, from best to smallest.
-        max_step: Bytes; no limit if None.
-
-    Returns:
-        Ascending ranges that cover the layer, or None alone for a layer that is not cut. A layer that cannot be cut
-        finely enough has slices of 32 columns.
-    """
-
-    def step_of(columns: Columns | None) -> int:
-        return largest_step([spec.sliced(columns).payload for spec in specs])
-
-    return slices_within(specs[0].out_features, step_of, max_step)
 
 
 def slices_within(
@@ -40,6 +22,10 @@ def slices_within(
         out_features: Columns of the layer.
         step_of: Bytes that a slice gives back in its largest step; grows with its columns.
         max_step: Bytes; no limit if None.
+
+    Returns:
+        Ascending ranges that cover the layer, or None alone for a layer that is not cut. A layer that cannot be cut
+        finely enough has slices of 32 columns.
     """
     if max_step is None or step_of(None) <= max_step:
         return WHOLE

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flexquant.engine.errors import CheckpointError
 from flexquant.engine.manifest import Text
-from flexquant.engine.model_config import EMBEDDING, ModelConfig
+from flexquant.engine.model_config import EMBEDDING, RESIDUAL_METHOD, ModelConfig
 from flexquant.engine.tensor_index import TensorEntry, TensorIndex
 from flexquant.engine.torch_tensors import read_tensor
 from flexquant.ensemble_builder.atomic_file import cannot_write, replacing, sync_folder, write_atomically
@@ -72,6 +72,7 @@ def write_store(
     common: Mapping[str, Tensor] | Path,
     quantized: Mapping[str, TensorEntry],
     level: float,
+    on: str | None = None,
     calibration: Text,
 ) -> None:
     """Write one level.
@@ -82,6 +83,7 @@ def write_store(
         common: See `common_tensors`; or another store's file of them, to be shared.
         quantized: The quantized layers' tensors, by name.
         level: Average width of the decoder's weights.
+        on: Name of the level, in the folder beside, that these tensors are to be added to; None if they stand alone.
         calibration: What the level was calibrated on.
 
     Raises:
@@ -97,11 +99,12 @@ def write_store(
             write_atomically(folder / name, _read(checkpoint / name))
     config = json.loads(_read(checkpoint / "config.json"))
     config["quantization_config"] = {
-        "quant_method": "exl2",
+        "quant_method": "exl2" if on is None else RESIDUAL_METHOD,
         "version": FORMAT_VERSION,
         "bits": level,
         "head_bits": head_bits(level),
         "calibration": {"dataset": calibration.name, "tokens": calibration.tokens},
+        **({} if on is None else {"on": on}),
     }
     write_atomically(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
     write_safetensors(folder / QUANTIZED_NAME, quantized)

@@ -4,13 +4,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flexquant.engine.exl2.spec import Exl2Spec, read_spec
+from flexquant.engine.config_fields import read_object
+from flexquant.engine.errors import CheckpointError
+from flexquant.engine.exl2.spec import Exl2Spec, is_quantized, read_spec
 from flexquant.engine.manifest import Level, Manifest, Module, Variant
-from flexquant.engine.model_config import EMBEDDING, LinearShape, ModelConfig, read_model_config
+from flexquant.engine.model_config import EMBEDDING, RESIDUAL_METHOD, LinearShape, ModelConfig, read_model_config
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.weights import Exl2Weights
 from flexquant.ensemble_builder.bounded_weights import KEPT_BYTES, BoundedWeights
-from flexquant.ensemble_builder.slices import Columns, slices_of
+from flexquant.ensemble_builder.slices import Columns, largest_step, slices_within
 
 LEVELS_FOLDER = "levels"
 
@@ -25,6 +27,7 @@ class Store:
         index: Its tensors.
         config: Its config.json.
         specs: How each linear layer that it has is stored, by key.
+        below: What its tensors are added to, if they are residuals.
     """
 
     level: str
@@ -32,16 +35,36 @@ class Store:
     index: TensorIndex
     config: ModelConfig
     specs: dict[str, Exl2Spec]
+    below: "Store | None" = None
 
     def weights(self, kept_bytes: int = KEPT_BYTES) -> BoundedWeights:
         """Return the weights for running the whole store or parts of it; see `BoundedWeights`."""
+        return BoundedWeights(self._open, kept_bytes)
+
+    def _open(self) -> Exl2Weights:
         absent = {shape.key for shape in self.config.linears()} - self.specs.keys()
-        return BoundedWeights(lambda: Exl2Weights(self.index, self.config, absent), kept_bytes)
+        return Exl2Weights(self.index, self.config, absent, None if self.below is None else self.below._open())
+
+    def resident(self, key: str, columns: Columns | None = None) -> int:
+        """Return the payload bytes of a linear layer, or of some of its columns, with what lies below them.
+
+        Raises:
+            KeyError: Neither this store nor one below has it.
+        """
+        if self.below is None:
+            return self.specs[key].sliced(columns).payload
+        own = self.specs.get(key)
+        return self.below.resident(key, columns) + (0 if own is None else own.sliced(columns).payload)
+
+    @property
+    def layers(self) -> set[str]:
+        """Keys of the linear layers that it can run."""
+        return {*self.specs} if self.below is None else self.specs.keys() | self.below.layers
 
     @property
     def module_bytes(self) -> int:
-        """Payload bytes of all quantized modules."""
-        return sum(spec.payload for spec in self.specs.values())
+        """Payload bytes of all quantized modules, with what lies below them."""
+        return sum(self.resident(key) for key in self.layers)
 
 
 def open_store(folder: Path, level: str, bits: float, absent: Collection[str] = ()) -> Store:
@@ -59,14 +82,32 @@ def open_store(folder: Path, level: str, bits: float, absent: Collection[str] = 
     """
     config = read_model_config(folder)
     index = TensorIndex.open(folder)
+    on = _on(folder)
+    below = None if on is None else open_store(folder.parent / on, on, 0.0)
     specs = {
         shape.key: read_spec(
-            index, shape.key, in_features=shape.in_features, out_features=shape.out_features, bias=shape.bias
+            index,
+            shape.key,
+            in_features=shape.in_features,
+            out_features=shape.out_features,
+            bias=shape.bias,
+            base=None if below is None else below.specs[shape.key],
         )
         for shape in config.linears()
-        if shape.key not in absent
+        if shape.key not in absent and (below is None or is_quantized(index, shape.key))
     }
-    return Store(level, bits, index, config, specs)
+    return Store(level, bits, index, config, specs, below)
+
+
+def _on(folder: Path) -> str | None:
+    """The level that a store's tensors are added to; None if they stand alone."""
+    found = read_object(folder / "config.json").get("quantization_config")
+    if not isinstance(found, dict) or found.get("quant_method") != RESIDUAL_METHOD:
+        return None
+    on = found.get("on")
+    if not isinstance(on, str) or Path(on).name != on:
+        raise CheckpointError(f"{folder / 'config.json'}: quantization_config.on: {on!r} is no name of a level")
+    return on
 
 
 def stores_of(folder: Path, manifest: Manifest) -> list[Store]:
@@ -89,13 +130,14 @@ def absent_from(level: str, modules: Sequence[Module]) -> set[str]:
 
 def level_of(store: Store) -> Level:
     """Return the manifest's record of a store."""
-    shapes = [shape for shape in store.config.linears() if shape.key in store.specs]
+    shapes = [shape for shape in store.config.linears() if shape.key in store.layers]
     weights = sum(shape.in_features * shape.out_features for shape in shapes)
     return Level(
         name=store.level,
         bits=store.bits,
         bits_per_weight=round(8 * store.module_bytes / weights, 4) if weights else 0.0,
         store=f"{LEVELS_FOLDER}/{store.level}",
+        on=None if store.below is None else store.below.level,
     )
 
 
@@ -106,22 +148,27 @@ def modules_of(stores: Sequence[Store], max_step: int | None = None) -> list[Mod
 
     Args:
         stores: From best to smallest.
-        max_step: Most bytes that a module gives back in one step, see `slices_of`; no limit if None.
+        max_step: Most bytes that a module gives back in one step, see `slices_within`; no limit if None.
     """
-    return [
-        _module(stores, shape, columns)
-        for shape in stores[0].config.linears()
-        for columns in slices_of([store.specs[shape.key] for store in stores], max_step)
-    ]
+    modules = []
+    for shape in stores[0].config.linears():
+        having = [store for store in stores if shape.key in store.specs]
+
+        def step_of(columns: Columns | None, shape: LinearShape = shape, having: list[Store] = having) -> int:
+            return largest_step([store.resident(shape.key, columns) for store in having])
+
+        cut = slices_within(shape.out_features, step_of, max_step)
+        modules += [_module(having, shape, columns) for columns in cut]
+    return modules
 
 
 def _module(stores: Sequence[Store], shape: LinearShape, columns: Columns | None) -> Module:
     variants: list[Variant] = []
     for store in stores:
-        spec = store.specs[shape.key].sliced(columns)
-        if not variants or spec.payload < variants[-1].bytes:
-            names = [entry.name for entry in spec.entries.values()]
-            variants.append(Variant(level=store.level, tensors=names, bytes=spec.payload))
+        size = store.resident(shape.key, columns)
+        if not variants or size < variants[-1].bytes:
+            names = [entry.name for entry in store.specs[shape.key].entries.values()]
+            variants.append(Variant(level=store.level, tensors=names, bytes=size))
     first, last = (0, shape.out_features) if columns is None else columns
     return Module(
         name=shape.key if columns is None else f"{shape.key}[{first}:{last}]",
