@@ -163,6 +163,7 @@ def test_a_token_against_the_grammar_is_an_error_for_people() -> None:
         (lambda: Grammar.of_schema({"enum": []}), "Unsatisfiable"),
         (lambda: Grammar.of_schema({"enum": ["\ud800"]}), "hex escape"),
         (lambda: Grammar.of_schema({"x-guidance": {"lenient": True}, "not": {}}), "x-guidance"),
+        (lambda: Grammar.of_schema({"allOf": [{"type": "string", "pattern": f".{i}."} for i in range(30)]}), "…$"),
         (lambda: Grammar("regex", "("), "unclosed group"),
         (lambda: Grammar("regex", "a(?=b)"), "look-around"),
         (lambda: Grammar("regex", ""), "empty"),
