@@ -7,6 +7,8 @@ with the first grammar: who asks for none does not pay for it.
 
 import json
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from flexquant.engine.constraint import Constraint
-from flexquant.engine.errors import ConstraintError, GrammarError
+from flexquant.engine.errors import ConstraintError, FlexQuantError, GrammarError
 from flexquant.engine.memory.heap import trim_heap
 from flexquant.engine.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLParserLimits
+    from llguidance import LLMatcher
 
 MAX_SOURCE: Final = 256 * 1024
 """Characters that a grammar may have."""
@@ -37,6 +39,8 @@ _SLICES: Final = [r'[^"\\\x00-\x1F\x7F]{1,30}']
 Measured by bench.grammars with a vocabulary of 128,000: without it, a bounded string takes 6.4 ms per token instead of
 0.3; with llguidance's own four slices the vocabulary takes 64 MiB instead of 31, and no token takes less time.
 """
+_FEW_PATTERNS: Final = 5
+"""So many can be intersected in no time."""
 _CONTEXT: Final = re.compile(r"\n +\d+ \| .*", re.DOTALL)
 """The excerpt of the grammar behind a message."""
 _MOST_SAID: Final = 300
@@ -94,13 +98,17 @@ class Grammars:
         self._vocabulary: _Vocabulary | None = None
 
     def compile(self, grammar: Grammar) -> "CompiledGrammar":
-        """Make a grammar ready for answers. It takes milliseconds; the first one for a model, up to a second.
+        """Make a grammar ready for answers.
+
+        It takes milliseconds; a tenth of a second where patterns are intersected; up to a second for the first one.
 
         Raises:
             GrammarError: It has a mistake, a keyword that is not supported, or is too complex; or it allows no text
                 beyond the empty one.
         """
         from llguidance import LLMatcher
+
+        from flexquant.engine.grammar_check import parser_limits
 
         if len(grammar.source) > MAX_SOURCE:
             raise GrammarError(f"it has {len(grammar.source)} characters; at most {MAX_SOURCE} are possible")
@@ -111,7 +119,9 @@ class Grammars:
         with self._building:
             if self._vocabulary is None:
                 self._vocabulary = _Vocabulary(self._tokenizer, self._vocab_size, self._eos_ids)
-        matcher = LLMatcher(self._vocabulary.library, _lark(grammar), log_level=0, limits=_limits())
+        if _may_take_long(grammar):
+            _try(grammar)
+        matcher = LLMatcher(self._vocabulary.library, _lark(grammar), log_level=0, limits=parser_limits())
         if matcher.is_error():
             raise GrammarError(_mistake(grammar, matcher.get_error()))
         compiled = CompiledGrammar(matcher, self._vocabulary)
@@ -236,22 +246,33 @@ def _lark(grammar: Grammar) -> str:
             return f"start: %json {grammar.source}{_NO_FORCING}"
 
 
-def _limits() -> "LLParserLimits":
-    """Half of llguidance's own, and a sixth of its lexer's states.
+def _may_take_long(grammar: Grammar) -> bool:
+    """Whether it may intersect many patterns, which llguidance does not limit."""
+    if grammar.kind == "lark":
+        return any(word in grammar.source for word in ("&", "~", "%json", "%regex"))
+    patterns = sum(grammar.source.count(f'"{word}"') for word in ("pattern", "patternProperties", "format"))
+    return '"allOf"' in grammar.source or patterns > _FEW_PATTERNS
 
-    By its authors' figures 10 ms for a lexer and 8 ms for a token at most. Measured: 12,500 states take 7.5 MiB, so an
-    answer takes 25 MiB at most.
+
+def _try(grammar: Grammar) -> None:
+    """Compile a grammar in a process that the system ends when it takes too long.
+
+    Raises:
+        GrammarError: It has a mistake, or takes too long.
+        FlexQuantError: There is no such process.
     """
-    from llguidance import LLParserLimits
+    from flexquant.engine import grammar_check
 
-    return LLParserLimits(
-        initial_lexer_fuel=500_000,
-        step_lexer_fuel=100_000,
-        step_max_items=25_000,
-        max_lexer_states=40_000,
-        max_grammar_size=250_000,
-        verbose_errors=False,
-    )
+    # -P: the program's own folder has modules that are no one else's business.
+    command = [sys.executable, "-P", grammar_check.__file__]
+    ended = subprocess.run(command, input=_lark(grammar).encode(), capture_output=True, check=False)
+    if ended.returncode > 0:
+        problem = ended.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise FlexQuantError(f"the grammar could not be checked: {problem}")
+    if ended.returncode < 0:
+        raise GrammarError(f"it is too complex: after {grammar_check.CPU_SECONDS} s it is not compiled")
+    if ended.stdout:
+        raise GrammarError(_mistake(grammar, ended.stdout.decode()))
 
 
 def _mistake(grammar: Grammar, error: str) -> str:
