@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from flexquant.engine.errors import GrammarError
-from flexquant.engine.grammar import CompiledGrammar, Grammar
+from flexquant.engine.grammar import Grammar
+from flexquant.engine.grammar_constraint import CompiledGrammar
 from flexquant.server.api_error import ApiError
 from flexquant.server.api_types import GenerationFields
 from flexquant.server.daemon_state import ServedModel

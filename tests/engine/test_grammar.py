@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from flexquant.engine import grammar_check
 from flexquant.engine.errors import ConstraintError, FlexQuantError, GrammarError
-from flexquant.engine.grammar import MAX_SOURCE, CompiledGrammar, Grammar, Grammars
+from flexquant.engine.grammar import MAX_SOURCE, Grammar, Grammars
+from flexquant.engine.grammar_constraint import CompiledGrammar
 from flexquant.engine.sampling import Sampler, SamplingParams
 from flexquant.engine.tokenizer import Tokenizer
 from support.fake_model import DOCS_LLAMA

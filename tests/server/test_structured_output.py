@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexquant.engine.grammar import CompiledGrammar, Grammar, Grammars
+from flexquant.engine.grammar import Grammar, Grammars
+from flexquant.engine.grammar_constraint import CompiledGrammar
 from flexquant.engine.sampling import Sampler, SamplingParams
 from flexquant.engine.tokenizer import DetokenizerStream, Tokenizer
 from flexquant.server.api_error import ApiError
