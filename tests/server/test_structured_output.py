@@ -327,6 +327,15 @@ def test_a_call_of_any_tool_has_the_arguments_of_that_one(daemon: FakeDaemon) ->
     assert all(by_name.values())
 
 
+def test_parameters_may_refer_to_themselves(daemon: FakeDaemon) -> None:
+    parameters = {"type": "object", "properties": {"next": {"$ref": "#"}}, "additionalProperties": False}
+    source = tool_constraint([function("first", parameters), function("second", parameters)])
+    constraint = Grammars(daemon.tokenizer, 4096, (1,)).compile(source).start(ignore_eos=True)
+    for token in daemon.tokenizer.encode('{"name": "second", "arguments": {"next": {"next": {}}}}', bos=False):
+        constraint.accept(token)
+    assert constraint.finished
+
+
 def test_a_tool_that_is_not_there_is_named() -> None:
     with pytest.raises(ApiError, match="'fourth' is not in tools") as refused:
         tool_constraint(TOOLS, "fourth")
