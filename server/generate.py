@@ -12,7 +12,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from flexquant.engine.errors import ContextLengthError
-from flexquant.engine.grammar import CompiledGrammar
+from flexquant.engine.grammar_constraint import CompiledGrammar
 from flexquant.engine.sampling import SamplingParams
 from flexquant.server.api_error import CLIENT_GONE, ApiError, client_gone
 from flexquant.server.api_types import GenerationFields
