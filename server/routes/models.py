@@ -10,12 +10,14 @@ from flexquant.server.routes.dependencies import daemon_state
 router = APIRouter()
 
 
+@router.head("/v1/models", include_in_schema=False)
 @router.get("/v1/models")
 async def models(daemon: Annotated[DaemonState, Depends(daemon_state)]) -> dict[str, Any]:
     """List the served model."""
     return {"object": "list", "data": [_describe(daemon.model)]}
 
 
+@router.head("/v1/models/{name:path}", include_in_schema=False)
 @router.get("/v1/models/{name:path}")
 async def model(name: str, daemon: Annotated[DaemonState, Depends(daemon_state)]) -> dict[str, Any]:
     """Describe the served model, by its id or an alias."""
