@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Final
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from flexquant.server.app import create_app
 from flexquant.server.http_protocol import GuardedProtocol
@@ -25,6 +26,25 @@ _HURRIED_SECONDS: Final = 0.5
 """For the last bytes, after a second signal."""
 
 
+def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves `app`."""
+    protocol = partial(
+        GuardedProtocol, max_connections=settings.max_connections, client_timeout=settings.client_timeout
+    )
+    return uvicorn.Config(
+        app,
+        http=protocol,  # type: ignore[arg-type]  # it is only ever called
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        # Never reached: connections are cut before.
+        timeout_graceful_shutdown=round(settings.shutdown_timeout + 3 * _GRACE_SECONDS),
+    )
+
+
 class HttpServer(uvicorn.Server):
     """Serves the application of `daemon`.
 
@@ -33,23 +53,7 @@ class HttpServer(uvicorn.Server):
     """
 
     def __init__(self, daemon: Daemon, settings: Settings, keys: Keys) -> None:
-        protocol = partial(
-            GuardedProtocol, max_connections=settings.max_connections, client_timeout=settings.client_timeout
-        )
-        super().__init__(
-            uvicorn.Config(
-                create_app(daemon.state, settings, keys),
-                http=protocol,  # type: ignore[arg-type]  # it is only ever called
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
-                # Never reached: connections are cut before.
-                timeout_graceful_shutdown=round(settings.shutdown_timeout + 3 * _GRACE_SECONDS),
-            )
-        )
+        super().__init__(server_config(create_app(daemon.state, settings, keys), settings))
         self._daemon = daemon
         self._timeout = settings.shutdown_timeout
         self._hurry = asyncio.Event()

@@ -177,9 +177,10 @@ class Ready(BaseModel):
     model: str
 
 
-def schema_of(*kinds: Any) -> dict[str, dict[str, Any]]:
+def schemas_of(*kinds: Any) -> dict[str, dict[str, Any]]:
     """JSON schemas of classes and of all that they consist of, by name, with references between them."""
-    inputs = [(kind.__name__, "serialization", TypeAdapter(kind)) for kind in kinds]
-    _, found = TypeAdapter.json_schemas(inputs, ref_template="#/components/schemas/{model}")
+    mode: Literal["serialization"] = "serialization"
+    adapters = [(kind.__name__, mode, TypeAdapter[Any](kind)) for kind in kinds]
+    _, found = TypeAdapter.json_schemas(adapters, ref_template="#/components/schemas/{model}")
     schemas: dict[str, dict[str, Any]] = found["$defs"]
     return schemas

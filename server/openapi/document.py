@@ -5,7 +5,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from flexquant.server.openapi.answers import Error, schema_of
+from flexquant.server.openapi.answers import Error, schemas_of
 from flexquant.server.openapi.errors import errors_of
 from flexquant.server.openapi.operations import OPERATIONS
 from flexquant.server.security import OPEN_PATHS
@@ -28,7 +28,7 @@ def openapi_document(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
     for name in _FOREIGN:
         schemas.pop(name, None)
     answers = {answer.model for answer in OPERATIONS.values() if answer.model is not None}
-    schemas.update(schema_of(Error, *sorted(answers, key=lambda model: model.__name__)))
+    schemas.update(schemas_of(Error, *sorted(answers, key=lambda model: model.__name__)))
     if keyed:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
