@@ -52,14 +52,27 @@ class UsageBlock(BaseModel):
     flexquant: Positions
 
 
-class Answer(BaseModel):
-    """What completions and chat completions share."""
+class Frame(BaseModel):
+    """What answers and the chunks of streams share."""
 
     id: str
     created: int
     model: str
     system_fingerprint: str = Field(description="Names build, ensemble and position.")
+
+
+class Answer(Frame):
+    """What completions and chat completions share."""
+
     usage: UsageBlock
+
+
+class Chunk(Frame):
+    """What the chunks of streams share."""
+
+    usage: UsageBlock | None = Field(
+        default=None, description="With `include_usage`: null, and in the last chunk, which has no choices, the usage."
+    )
 
 
 class CompletionLogprobs(BaseModel):
@@ -78,6 +91,22 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason
+
+
+class CompletionPiece(BaseModel):
+    """A part of one continuation."""
+
+    index: Count
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class CompletionChunk(Chunk):
+    """`data` of an event of a streamed answer of POST /v1/completions."""
+
+    object: Literal["text_completion"]
+    choices: list[CompletionPiece]
 
 
 class Completion(Answer):
@@ -123,6 +152,29 @@ class ChatChoice(BaseModel):
     message: ChatMessage
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason
+
+
+class Delta(BaseModel):
+    """What comes to the message."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChatPiece(BaseModel):
+    """A part of one answer."""
+
+    index: Count
+    delta: Delta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class ChatCompletionChunk(Chunk):
+    """`data` of an event of a streamed answer of POST /v1/chat/completions."""
+
+    object: Literal["chat.completion.chunk"]
+    choices: list[ChatPiece]
 
 
 class ChatCompletion(Answer):
@@ -175,6 +227,15 @@ class Ready(BaseModel):
 
     status: Literal["ready"]
     model: str
+
+
+class ElasticEvent(BaseModel):
+    """`data` of an event of GET /v1/elastic/events: the state, or these and what has changed."""
+
+    position: Count
+    target: Count
+    footprint_bytes: Count
+    phase: str
 
 
 def schemas_of(*kinds: Any) -> dict[str, dict[str, Any]]:

@@ -7,10 +7,10 @@ from fastapi.openapi.utils import get_openapi
 
 from flexquant.server.openapi.answers import Error, schemas_of
 from flexquant.server.openapi.errors import errors_of
-from flexquant.server.openapi.operations import OPERATIONS
+from flexquant.server.openapi.operations import OPERATIONS, reference
 from flexquant.server.security import OPEN_PATHS
 
-_ENVELOPE: Final = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Error.__name__}"}}}
+_ENVELOPE: Final = {"application/json": {"schema": reference(Error)}}
 _FOREIGN: Final = ("HTTPValidationError", "ValidationError")
 """FastAPI's own errors, which do not appear."""
 
@@ -27,8 +27,8 @@ def openapi_document(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
     schemas = components.setdefault("schemas", {})
     for name in _FOREIGN:
         schemas.pop(name, None)
-    answers = {answer.model for answer in OPERATIONS.values() if answer.model is not None}
-    schemas.update(schemas_of(Error, *sorted(answers, key=lambda model: model.__name__)))
+    answers = {kind for answer in OPERATIONS.values() for kind in (answer.model, answer.chunk) if kind is not None}
+    schemas.update(schemas_of(Error, *sorted(answers, key=lambda kind: kind.__name__)))
     if keyed:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]

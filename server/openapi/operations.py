@@ -7,6 +7,7 @@ from typing import Any, Final
 from flexquant.server import exposition, streaming
 from flexquant.server.elastic_state import ElasticState
 from flexquant.server.openapi import answers
+from flexquant.server.openapi.answers import Error
 from flexquant.server.routes import trace
 
 
@@ -17,26 +18,46 @@ class Described:
     Args:
         description: What it is, in words.
         model: Of its JSON; None where there is none.
-        text: Its media type where it is, or can be, text.
+        text: Its media type where it is text.
+        chunk: Of the JSON in each event where it is, or can be, a stream of events.
     """
 
     description: str
     model: type[Any] | None = None
     text: str | None = None
+    chunk: type[Any] | None = None
 
     def response(self) -> dict[str, Any]:
         """Its part of the document."""
         content: dict[str, Any] = {}
         if self.model is not None:
-            content["application/json"] = {"schema": {"$ref": f"#/components/schemas/{self.model.__name__}"}}
+            content["application/json"] = {"schema": reference(self.model)}
         if self.text is not None:
             content[self.text] = {"schema": {"type": "string"}}
+        if self.chunk is not None:
+            content[streaming.MEDIA_TYPE] = {"schema": _event_of(self.chunk)}
         return {"description": self.description, "content": content}
 
 
+def reference(model: type[Any]) -> dict[str, str]:
+    """Where the document describes a class."""
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def _event_of(chunk: type[Any]) -> dict[str, Any]:
+    """Each event of a stream."""
+    last = {"const": streaming.DONE.removeprefix("data: ").strip()}
+    parts = [{"contentMediaType": "application/json", "contentSchema": reference(part)} for part in (chunk, Error)]
+    return {
+        "type": "object",
+        "required": ["data"],
+        "properties": {"event": {"type": "string"}, "data": {"type": "string", "anyOf": [last, *parts]}},
+    }
+
+
 _STREAM: Final = (
-    " With `stream`, server-sent events: `data` is a JSON object of the same kind with `delta` or a part of `text`, "
-    "the last one `[DONE]`. An error within a stream is a last event in the error envelope instead."
+    " With `stream`, server-sent events, the last one `[DONE]`. An error within a stream is a last event in the error "
+    "envelope instead."
 )
 _EVENTS: Final = (
     "Server-sent events; `data` is a JSON object. `state` comes first and is what GET /v1/elastic answers; it comes "
@@ -47,10 +68,10 @@ _EVENTS: Final = (
 
 OPERATIONS: Final[Mapping[tuple[str, str], Described]] = {
     ("post", "/v1/completions"): Described(
-        f"The continuations.{_STREAM}", answers.Completion, text=streaming.MEDIA_TYPE
+        f"The continuations.{_STREAM}", answers.Completion, chunk=answers.CompletionChunk
     ),
     ("post", "/v1/chat/completions"): Described(
-        f"The answer.{_STREAM}", answers.ChatCompletion, text=streaming.MEDIA_TYPE
+        f"The answer.{_STREAM}", answers.ChatCompletion, chunk=answers.ChatCompletionChunk
     ),
     ("get", "/v1/models"): Described("The served model.", answers.Models),
     ("get", "/v1/models/{name}"): Described("The served model.", answers.Model),
@@ -64,7 +85,7 @@ OPERATIONS: Final[Mapping[tuple[str, str], Described]] = {
     ),
     ("get", "/v1/elastic"): Described("The state.", ElasticState),
     ("post", "/v1/elastic/target"): Described("The state after the move.", ElasticState),
-    ("get", "/v1/elastic/events"): Described(_EVENTS, text=streaming.MEDIA_TYPE),
+    ("get", "/v1/elastic/events"): Described(_EVENTS, chunk=answers.ElasticEvent),
     ("get", "/v1/elastic/trace"): Described(
         "JSON Lines: a header, then samples, orders and wishes; `flexquant simulate` replays them.",
         text=trace.MEDIA_TYPE,
