@@ -80,7 +80,7 @@ class Request:
 
 def malformed(chance: random.Random) -> Request:
     """One more request."""
-    path = chance.choice(PATHS)
+    path = chance.choice(tuple(BODIES) if chance.random() < 0.85 else PATHS)
     likely = "POST" if path in BODIES else "GET"
     return Request(
         method=likely if chance.random() < 0.8 else chance.choice(METHODS),
