@@ -81,12 +81,12 @@ def test_file_of_ones_own_is_not_warned_about(tmp_path: Path, caplog: pytest.Log
 
 @pytest.mark.parametrize("text", ["", "\n# nothing\n"])
 def test_file_without_a_key_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(UsageError, match="--api-key-file .*: there is no key in it"):
+    with pytest.raises(UsageError, match=r"--api-key-file .*: there is no key in it"):
         load("--api-key-file", str(write(tmp_path, text)))
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--admin-key-file .*nowhere"):
+    with pytest.raises(InputError, match=r"--admin-key-file .*nowhere"):
         load("--admin-key-file", str(tmp_path / "nowhere"))
 
 
