@@ -125,10 +125,7 @@ class GuardedProtocol(H11Protocol):
             self._refuse(too_slow("head" if self.conn.their_state is h11.IDLE else "body", self._client_timeout))
 
     def _refuse(self, error: ApiError) -> None:
-        """Answer with `error`, unless an answer has begun, and close."""
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True  # the application's own answer, if it gives one, goes nowhere
-            self.cycle.message_event.set()
+        """Answer with `error`, unless an answer has begun, and close: what the application still says goes nowhere."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self.transport.is_closing():
             self.transport.write(_response(error))
         self.transport.close()

@@ -64,6 +64,7 @@ def error_of(body: bytes) -> dict[str, Any]:
         HEAD + b"content-length: -1\r\n\r\n",
         HEAD + b"content-length: 5\r\ncontent-length: 6\r\n\r\nhello",
         HEAD + b"transfer-encoding: chunked\r\n\r\nnot a chunk\r\n",
+        b"POST / HTTP/1.1\r\nhost: evil.example\r\ntransfer-encoding: chunked\r\n\r\nnot a chunk\r\n",
     ],
 )
 def test_what_is_not_http_gets_the_envelope(slow: Served, sent: bytes) -> None:
@@ -157,6 +158,24 @@ def trickle(connection: socket.socket, content: bytes) -> bytes:
             return received
         received += part
     raise AssertionError("all was taken")
+
+
+def test_who_keeps_to_the_limits_may_stay_longer_than_they_are(slow: Served) -> None:
+    with slow.connect() as connection:
+        for _ in range(3):
+            connection.sendall(GOOD)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            time.sleep(0.7 * LIMIT)
+
+
+def test_answer_may_take_longer_than_the_client(slow: Served) -> None:
+    body = b'{"prompt": "a", "max_tokens": 2, "ignore_eos": true}'
+    slow.daemon.model.gate.clear()
+    with slow.connect() as connection:
+        connection.sendall(HEAD + b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        time.sleep(2 * LIMIT)
+        slow.daemon.model.gate.set()
+        assert parsed(read_all(connection))[0] == 200
 
 
 def test_client_that_does_not_read_is_given_up(slow: Served) -> None:
