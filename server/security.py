@@ -112,7 +112,9 @@ class Security:
         if self._keys.is_admin(given) or (self._keys.opens(given) and not admin_only):
             return
         if self._keys.opens(given):
-            raise ApiError(403, "This needs the admin key; the key that was sent is another.", code="admin_key_needed")
+            raise ApiError(
+                403, "Changing the daemon needs the admin key, sent in place of the API key.", code="admin_key_needed"
+            )
         kind = "admin" if admin_only else "API"
         raise ApiError(
             401,
