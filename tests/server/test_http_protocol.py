@@ -3,6 +3,7 @@
 import json
 import logging
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -100,12 +101,11 @@ def test_large_head_is_a_431(slow: Served, length: int) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # the answer may come before the end
             connection.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\nx: " + b"y" * length)
         answer = read_all(connection)
-    if answer:  # a client that goes on to send may lose it
-        status, _, body = parsed(answer)
-        assert status == 431
-        assert error_of(body)["code"] == "head_too_large"
-    else:
-        assert length > MAX_HEAD_BYTES + 1
+    if sys.platform != "linux" and not answer:
+        pytest.skip("here a reset takes along what was not read")
+    status, _, body = parsed(answer)
+    assert status == 431
+    assert error_of(body)["code"] == "head_too_large"
 
 
 def test_silent_connection_is_closed(slow: Served) -> None:

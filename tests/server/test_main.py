@@ -56,7 +56,8 @@ def test_daemon_loads_neither_the_builder_nor_libraries_of_tests() -> None:
     code = (
         "import sys, flexquant.server.startup, flexquant.server.http_server\n"
         "loaded = {name for name in sys.modules if name.startswith("
-        "('transformers', 'safetensors', 'flexquant.ensemble_builder', 'openai', 'exllamav2'))}\n"
+        "('transformers', 'safetensors', 'flexquant.ensemble_builder', 'openai', 'exllamav2', "
+        "'flexquant.server.openapi'))}\n"
         "assert not loaded, loaded"
     )
     ended = subprocess.run(
