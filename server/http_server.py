@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _GRACE_SECONDS: Final = 4.0
 """For the last answers to end, and as long again for their last bytes; then connections are cut."""
 _HURRIED_SECONDS: Final = 0.5
-"""For the last bytes, after a second signal."""
+"""For the last bytes at least, also after a second signal."""
 
 
 def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
@@ -81,13 +81,18 @@ class HttpServer(uvicorn.Server):
         ending.cancel()
 
     async def _end_what_is_left(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._timeout):
-                await self._hurry.wait()
-                log.info("stopping now: there was another signal")
+        await self._wait_for_hurry(self._timeout)
+        if self._hurry.is_set():
+            log.info("stopping now: there was another signal")
         # Closing also ends moves: who has ordered one waits for it, and there are no more safe points.
         closing = asyncio.get_running_loop().run_in_executor(None, self._daemon.close)
         await asyncio.wait([closing], timeout=_GRACE_SECONDS)
-        await asyncio.sleep(_HURRIED_SECONDS if self._hurry.is_set() else _GRACE_SECONDS)
+        await self._wait_for_hurry(_GRACE_SECONDS)
+        await asyncio.sleep(_HURRIED_SECONDS)
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+
+    async def _wait_for_hurry(self, seconds: float) -> None:
+        """Wait for a second signal, for so long at most."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), seconds)

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import logging
 import stat
+import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from flexquant.server.settings import Settings
 log = logging.getLogger(__name__)
 
 COMMAND_LINE_FLAGS: Final = ("--api-key", "--admin-key")
+_SETTINGS: Final = frozenset({"api_key", "admin_key"})
 _COMMENT: Final = "#"
 
 
@@ -66,6 +68,8 @@ def load_keys(settings: Settings) -> Keys:
         UsageError: A key has characters that no header can carry, or a file holds none.
         InputError: A file cannot be read.
     """
+    if settings.config is not None and _SETTINGS & tomllib.loads(settings.config.read_text(encoding="utf-8")).keys():
+        _warn_if_readable(settings.config, f"--config {settings.config}")
     return Keys.of(
         _given("api_key", settings.api_key, settings.api_key_file),
         _given("admin_key", settings.admin_key, settings.admin_key_file),
@@ -82,7 +86,6 @@ def _given(name: str, key: SecretStr | None, path: Path | None) -> list[str]:
 def _read(path: Path, flag: str) -> list[str]:
     """The keys in a file: one a line; empty lines and those that begin with # are none."""
     try:
-        mode = path.stat().st_mode
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise InputError(f"{flag}: it cannot be read: {error.strerror}") from error
@@ -95,9 +98,13 @@ def _read(path: Path, flag: str) -> list[str]:
     ]
     if not keys:
         raise UsageError(f"{flag}: there is no key in it", hint="Write one key a line.")
-    if mode & (stat.S_IRGRP | stat.S_IROTH):
-        log.warning("%s: other users of this machine can read the keys in it; chmod 600 keeps them out", flag)
+    _warn_if_readable(path, flag)
     return keys
+
+
+def _warn_if_readable(path: Path, flag: str) -> None:
+    if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        log.warning("%s: other users of this machine can read the keys in it; chmod 600 keeps them out", flag)
 
 
 def _checked(key: str, source: str) -> str:

@@ -2,8 +2,11 @@
 
 import json
 import signal
+import socket
+import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +142,20 @@ def test_second_signal_ends_at_once(tmp_path: Path, second: signal.Signals) -> N
         assert stream.events[-1]["error"]["code"] == "stopping"
         assert not stream.done
         assert "Traceback" not in daemon.log()
+
+
+def test_client_that_does_not_read_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    with running_daemon(tmp_path, *FLAGS, "--shutdown-timeout=1000") as daemon, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", int(daemon.url.rsplit(":", 1)[1])))
+        connection.settimeout(1)
+        with suppress(TimeoutError):  # when all buffers are full
+            while True:
+                connection.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n" * 100)
+        daemon.process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            daemon.process.wait(0.5)
+        daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.process.wait(SOON_S) == 0
+        assert "Traceback" not in daemon.log()
+        assert "Cancel" not in daemon.log()

@@ -79,6 +79,16 @@ def test_file_of_ones_own_is_not_warned_about(tmp_path: Path, caplog: pytest.Log
     assert not caplog.records
 
 
+@pytest.mark.parametrize(("text", "warned"), [('api_key = "first"', True), ("port = 1", False)])
+def test_settings_with_a_key_in_them_are_such_a_file(
+    tmp_path: Path, text: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = load("--config", str(write(tmp_path, text, 0o644)))
+    assert keys.opens("first") is warned
+    assert ("chmod 600" in caplog.text) is warned
+    assert "first" not in caplog.text
+
+
 @pytest.mark.parametrize("text", ["", "\n# nothing\n"])
 def test_file_without_a_key_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError, match=r"--api-key-file .*: there is no key in it"):
