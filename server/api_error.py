@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from flexquant.engine.errors import ClosedError, ContextLengthError, FlexQuantError, KVExhaustedError
 
@@ -10,8 +10,9 @@ log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 1
 CLIENT_GONE = 499
-_CODES = {400: "invalid_value", 404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
-CLOSE = {"connection": "close"}
+CODES: Final = {400: "invalid_value", 404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+"""Of errors that say nothing more special."""
+CLOSE: Final = {"connection": "close"}
 """Header of answers after which there is no telling where the next request would begin."""
 
 
@@ -39,7 +40,7 @@ class ApiError(Exception):
         self.status = status
         self.message = message
         self.param = param
-        self.code = code or _CODES.get(status)
+        self.code = code or CODES.get(status)
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
