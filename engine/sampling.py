@@ -189,7 +189,8 @@ def probabilities(logits: Floats, params: SamplingParams) -> Floats:
         logits: f64 [vocab], the largest finite.
         params: How tokens are chosen.
     """
-    chances: Floats = np.exp((logits - logits.max()) / params.temperature)
+    with np.errstate(over="ignore"):  # next to 0, it leaves the likeliest alone
+        chances: Floats = np.exp((logits - logits.max()) / params.temperature)
     if params.min_p > 0:
         chances[chances < params.min_p] = 0  # the likeliest has 1
     if 0 < params.top_k < len(chances):

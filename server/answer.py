@@ -107,7 +107,7 @@ class Answer:
         if self.finished and not self._stops.stopped:
             tokens += self._marks.rest()
         events: list[Event] = [Text(text, tokens)] if text or tokens else []
-        return events if reason is None else [*events, Finished(reason, self._usage())]
+        return events if reason is None else [*events, Finished(reason, self.usage)]
 
     def _read_prompt(self) -> str:
         """What is echoed, once; stop strings are not looked for in it."""
@@ -131,7 +131,9 @@ class Answer:
         """Give the sequence's memory back. Closing twice is allowed."""
         self._generation.close()
 
-    def _usage(self) -> Usage:
+    @property
+    def usage(self) -> Usage:
+        """What the answer took so far."""
         return Usage(
             prompt_tokens=self._generation.prompt_tokens,
             cached_tokens=self._generation.cached_tokens,

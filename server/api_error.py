@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from flexquant.engine.errors import ClosedError, ContextLengthError, FlexQuantError, KVExhaustedError
 
@@ -10,7 +10,10 @@ log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = 1
 CLIENT_GONE = 499
-_CODES = {400: "invalid_value", 404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+CODES: Final = {400: "invalid_value", 404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+"""Of errors that say nothing more special."""
+CLOSE: Final = {"connection": "close"}
+"""Header of answers after which there is no telling where the next request would begin."""
 
 
 class ApiError(Exception):
@@ -37,7 +40,7 @@ class ApiError(Exception):
         self.status = status
         self.message = message
         self.param = param
-        self.code = code or _CODES.get(status)
+        self.code = code or CODES.get(status)
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
@@ -59,6 +62,19 @@ def unavailable(message: str, *, code: str, retry_after_s: int = RETRY_AFTER_SEC
 def timed_out(limit_s: float) -> ApiError:
     """504: waiting and computing together took too long."""
     return ApiError(504, f"The answer took longer than {limit_s:g} s, the limit of --request-timeout.", code="timeout")
+
+
+def too_slow(part: str, limit_s: float) -> ApiError:
+    """408: `part` of the request did not arrive in time."""
+    message = f"The request's {part} did not arrive within {limit_s:g} s, the limit of --client-timeout."
+    return ApiError(408, message, code="request_timeout", headers=CLOSE)
+
+
+def head_too_large(limit: str) -> ApiError:
+    """431: more header lines or bytes than `limit` says."""
+    return ApiError(
+        431, f"The request's head is larger than {limit}, which is the limit.", code="head_too_large", headers=CLOSE
+    )
 
 
 def client_gone() -> ApiError:

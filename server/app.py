@@ -4,10 +4,11 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 
+from flexquant.server.body_limits import BodyLimits
 from flexquant.server.daemon_state import DaemonState
 from flexquant.server.error_envelope import LastResort, install_error_handlers
+from flexquant.server.keys import Keys
 from flexquant.server.request_log import RequestLog
 from flexquant.server.routes import chat, completions, elastic, events, health, metrics, models, tokens, trace
 from flexquant.server.security import Security, host_names
@@ -16,70 +17,37 @@ from flexquant.server.settings import Settings
 _PARTS = (completions, chat, models, health, metrics, elastic, events, tokens, trace)
 
 
-def create_app(daemon: DaemonState, settings: Settings) -> FastAPI:
+def create_app(daemon: DaemonState, settings: Settings, keys: Keys) -> FastAPI:
     """The application over a daemon's parts.
 
     Args:
         daemon: What the routes work with.
         settings: For the security rules.
+        keys: Whoever holds one of these is let in.
     """
 
-    app = FastAPI(title="FlexQuant", version=version("flexquant"), docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="FlexQuant", version=version("flexquant"), docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     app.state.daemon = daemon
     for part in _PARTS:
         app.include_router(part.router)
     install_error_handlers(app)
     # The last one added is the first to see a request.
     app.add_middleware(LastResort)
-    app.add_middleware(
-        Security,
-        hosts=host_names(settings),
-        api_key=settings.api_key.get_secret_value() if settings.api_key else None,
-        max_body=settings.max_body,
-    )
+    app.add_middleware(BodyLimits, max_body=settings.max_body, client_timeout=settings.client_timeout)
+    app.add_middleware(Security, hosts=host_names(settings), keys=keys)
     app.add_middleware(
         RequestLog, requests=daemon.counts.requests, routes=[route for part in _PARTS for route in part.router.routes]
     )
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    app.openapi = lambda: _openapi(app, keyed=bool(keys.plain))  # type: ignore[method-assign]  # FastAPI's documented way
     return app
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """The document, with our error envelope in place of FastAPI's 422."""
-    if app.openapi_schema:
-        return app.openapi_schema
-    document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-    schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    for name in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(name, None)
-    schemas["Error"] = _ERROR_SCHEMA
-    error = {
-        "description": "Error",
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
-    }
-    for operations in document["paths"].values():
-        for operation in operations.values():
-            operation["responses"].pop("422", None)
-            operation["responses"]["4XX"] = error
-            operation["responses"]["5XX"] = error
-    app.openapi_schema = document
-    return document
+def _openapi(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
+    """The document, made when somebody asks for it first: few do."""
+    from flexquant.server.openapi.document import openapi_document
 
-
-_TEXT_OR_NULL = {"anyOf": [{"type": "string"}, {"type": "null"}]}
-_ERROR_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": _TEXT_OR_NULL,
-                "code": _TEXT_OR_NULL,
-            },
-        }
-    },
-}
+    if app.openapi_schema is None:
+        app.openapi_schema = openapi_document(app, keyed=keyed)
+    return app.openapi_schema

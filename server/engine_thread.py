@@ -13,7 +13,7 @@ from flexquant.server.admission import Admission, AdmittingBackend, Held
 from flexquant.server.answer import Answer
 from flexquant.server.api_error import ApiError, as_api_error, client_gone, timed_out, unavailable
 from flexquant.server.counts import Counts
-from flexquant.server.generation_request import Event, Failed, GenerationRequest
+from flexquant.server.generation_request import Cut, Event, Failed, GenerationRequest
 from flexquant.server.job import Deliver, Job, Stream
 from flexquant.server.memory_gate import MemoryGate
 from flexquant.server.scheduler import QueueFull, Scheduler, Ticket
@@ -88,6 +88,7 @@ class EngineThread:
         self._scheduler = Scheduler(parallel=parallel, max_queue=max_queue)
         self._streams: dict[Ticket, Stream] = {}
         self._step_ready = False
+        self._draining: str | None = None
         self._closing: str | None = None
         self._failed = False
         # The engine thread's own.
@@ -117,8 +118,9 @@ class EngineThread:
     def check(self) -> None:
         """Raise ApiError (503) while no new requests are taken."""
         self.check_health()
-        if self._closing is not None:
-            raise unavailable(self._closing, code="stopping")
+        stopping = self._closing or self._draining
+        if stopping is not None:
+            raise unavailable(stopping, code="stopping")
         self._gate.check()
 
     def check_health(self) -> None:
@@ -161,6 +163,12 @@ class EngineThread:
             self._streams.update((stream.ticket, stream) for stream in streams)
             self._changed.notify()
         return job
+
+    def drain(self, reason: str) -> None:
+        """Take no more requests, and end those whose turn has not come with 503 and `reason`; the others go on."""
+        with self._changed:
+            self._draining = reason
+            self._changed.notify()
 
     def stop(self, reason: str) -> None:
         """Take no more requests, and end those that are waiting or running with 503 and `reason`."""
@@ -229,10 +237,18 @@ class EngineThread:
         with self._changed:
             gone = [stream for stream in self._streams.values() if stream.job.cancelled.is_set()]
             late = [self._streams[ticket] for ticket in self._scheduler.expired(self._clock())]
+            waiting = [] if self._draining is None else self._not_begun()
         for stream in gone:
             self._end(stream, client_gone() if self._closing is None else unavailable(self._closing, code="stopping"))
+        for stream in waiting:
+            self._end(stream, unavailable(self._draining or "", code="stopping"))
         for stream in late:
             self._end(stream, timed_out(self._timeout_s or 0.0))
+
+    def _not_begun(self) -> list[Stream]:
+        """Sequences of requests of which none has been admitted."""
+        begun = {id(stream.job) for stream in self._streams.values() if stream.answer is not None}
+        return [stream for stream in self._streams.values() if id(stream.job) not in begun]
 
     def _admit(self) -> None:
         """Begin the next answers, as far as places, memory and pages reach."""
@@ -361,6 +377,8 @@ class EngineThread:
         with self._changed:
             siblings = [other for other in self._streams.values() if other.job is stream.job]
         for other in siblings:
+            if other.answer is not None:
+                other.tell(Cut(other.answer.usage))
             if other is self._in_pass:
                 other.job.cancel()  # it leaves at its next safe point
             else:

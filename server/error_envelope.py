@@ -1,15 +1,20 @@
 """Every error leaves the daemon in the envelope: what FastAPI and its router raise, too."""
 
 from http import HTTPStatus
+from typing import Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flexquant.engine.errors import FlexQuantError
-from flexquant.server.api_error import ApiError, as_api_error, validation_error
+from flexquant.server.api_error import ApiError, as_api_error, client_gone, validation_error
+
+_SHOWN: Final = 200
+"""Characters of a path that an error repeats."""
 
 
 def error_response(error: ApiError) -> JSONResponse:
@@ -28,7 +33,9 @@ def install_error_handlers(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         if isinstance(error.__cause__, ApiError):  # raised while FastAPI read the body
             return error_response(error.__cause__)
-        message = f"{request.method} {request.url.path}: {error.detail}."
+        if isinstance(error.__cause__, ClientDisconnect):
+            return error_response(client_gone())
+        message = f"{request.method} {request.scope['path'][:_SHOWN]}: {error.detail}."
         if error.status_code == HTTPStatus.BAD_REQUEST:
             message = (
                 "The body is not valid JSON: it is not UTF-8, is nested too deeply or has a number that is too long."

@@ -12,13 +12,22 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from flexquant.engine.errors import ContextLengthError
-from flexquant.engine.grammar import CompiledGrammar
+from flexquant.engine.grammar_constraint import CompiledGrammar
 from flexquant.engine.sampling import SamplingParams
 from flexquant.server.api_error import CLIENT_GONE, ApiError, client_gone
 from flexquant.server.api_types import GenerationFields
 from flexquant.server.daemon_state import DaemonState
 from flexquant.server.engine_thread import EngineThread
-from flexquant.server.generation_request import Event, Failed, Finished, GenerationRequest, Started, Text, Usage
+from flexquant.server.generation_request import (
+    Cut,
+    Event,
+    Failed,
+    Finished,
+    GenerationRequest,
+    Started,
+    Text,
+    Usage,
+)
 from flexquant.server.job import Job
 from flexquant.server.request_log import usage_fields
 from flexquant.server.streaming import HEADERS, HEARTBEAT_S, MEDIA_TYPE, server_sent
@@ -189,7 +198,13 @@ async def answer(
     headers = {POSITION_HEADER: str(started.position)}
     if fields.stream:
         chunks = _chunks(request, events, frame, shape, totals, include_usage=fields.include_usage)
-        return StreamingResponse(server_sent(chunks), media_type=MEDIA_TYPE, headers=headers | HEADERS)
+
+        def cut_short() -> dict[str, Any] | None:
+            if not (fields.include_usage and totals.known):
+                return None
+            return frame.wrap(shape.chunk_object, [], usage=totals.usage())
+
+        return StreamingResponse(server_sent(chunks, cut_short), media_type=MEDIA_TYPE, headers=headers | HEADERS)
     texts = [""] * len(generations)
     tokens: list[list[MarkedToken]] = [[] for _ in generations]
     reasons: list[FinishReason] = ["stop"] * len(generations)
@@ -237,6 +252,8 @@ async def _chunks(
             totals.add(index, event)
             for choice in shape.closing(index, event.reason):
                 yield frame.wrap(kind, [choice], **no_usage)
+        elif isinstance(event, Cut):
+            totals.add(index, event)
     totals.log(request)
     if include_usage:
         yield frame.wrap(kind, [], usage=totals.usage())
@@ -306,11 +323,16 @@ class _Totals:
 
     def __init__(self, choices: int) -> None:
         self._choices = choices
-        self._finished: dict[int, Finished] = {}
+        self._ended: dict[int, Finished | Cut] = {}
 
-    def add(self, index: int, finished: Finished) -> None:
-        """Sequence `index` has finished."""
-        self._finished[index] = finished
+    @property
+    def known(self) -> bool:
+        """Whether any has ended."""
+        return bool(self._ended)
+
+    def add(self, index: int, ended: Finished | Cut) -> None:
+        """Sequence `index` has ended; it stays finished once it is."""
+        self._ended.setdefault(index, ended)
 
     def usage(self) -> dict[str, Any]:
         """The answer's `usage`."""
@@ -329,12 +351,13 @@ class _Totals:
 
     def log(self, request: Request) -> None:
         """Add to the request's line in the log."""
-        reasons = "+".join(sorted({finished.reason for finished in self._finished.values()}))
+        reasons = "+".join(sorted({ended.reason for ended in self._ended.values() if isinstance(ended, Finished)}))
         request.scope["flexquant.log"].update(finish=reasons, **usage_fields(self._sum()))
 
     def _sum(self) -> Usage:
-        every = [self._finished[index].usage for index in sorted(self._finished)]
-        first_choices = every[:: self._choices]
+        every = [self._ended[index].usage for index in sorted(self._ended)]
+        # A prompt's first choice has always begun before the others.
+        first_choices = [ended.usage for index, ended in self._ended.items() if index % self._choices == 0]
         return Usage(
             prompt_tokens=sum(usage.prompt_tokens for usage in first_choices),
             cached_tokens=sum(usage.cached_tokens for usage in first_choices),

@@ -87,11 +87,18 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """The sequence will not be finished; Failed follows and says why."""
+
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The answer ends early with an error."""
 
     error: ApiError
 
 
-Event = Started | Text | Finished | Failed
-"""Started, any number of Text, Finished; Failed may take the place of what is left."""
+Event = Started | Text | Finished | Cut | Failed
+"""Started, any number of Text, Finished; Cut of what was begun, then Failed, may take the place of what is left."""

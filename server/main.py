@@ -17,6 +17,7 @@ from flexquant.server.logging_setup import set_up_logging
 from flexquant.server.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from flexquant.server.keys import Keys
     from flexquant.server.startup import Daemon
 
 log = logging.getLogger(__name__)
@@ -26,8 +27,9 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon until it is told to stop; returns the process's exit code (see engine/errors.py)."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        serve(load_settings(sys.argv[1:] if arguments is None else arguments))
+        serve(load_settings(given), given)
     except FlexQuantError as error:
         print(f"error: {error.message}", file=sys.stderr)  # noqa: T201  # for the person at the terminal
         if error.hint:
@@ -38,8 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, arguments: Sequence[str] = ()) -> None:
     """Load the model and answer requests until SIGTERM or SIGINT.
+
+    Args:
+        settings: Of the daemon.
+        arguments: The command line that they come from, to warn of keys on it.
 
     Raises:
         FlexQuantError: The daemon cannot start; nothing is left behind.
@@ -49,12 +55,15 @@ def serve(settings: Settings) -> None:
     sleep_while_waiting()
     share_heap()
     # Imported late, so that --help and wrong flags are answered before anything heavy is loaded.
+    from flexquant.server.keys import load_keys, warn_of_command_line
     from flexquant.server.model_source import resolve
     from flexquant.server.security import check_exposure
 
     set_up_logging(settings.log_level, settings.log_format)
     signal.signal(signal.SIGTERM, _leave)
-    check_exposure(settings)
+    warn_of_command_line(arguments)
+    keys = load_keys(settings)
+    check_exposure(settings, keys)
     with listen_on(settings.host, settings.port) as listener:
         folder = resolve(settings.model)
 
@@ -64,7 +73,7 @@ def serve(settings: Settings) -> None:
         threading.Thread(target=_import_http_server, name="import", daemon=True).start()
         daemon = start(settings, folder)
         try:
-            _answer_requests(daemon, settings, listener)
+            _answer_requests(daemon, settings, keys, listener)
         finally:
             daemon.close()
 
@@ -100,10 +109,10 @@ def _port_in_use(host: str, port: int) -> PortInUseError:
     return PortInUseError(f"{host}:{port} is in use by another program", hint="Choose another with --port.")
 
 
-def _answer_requests(daemon: "Daemon", settings: Settings, listener: socket.socket) -> None:
+def _answer_requests(daemon: "Daemon", settings: Settings, keys: "Keys", listener: socket.socket) -> None:
     from flexquant.server.http_server import HttpServer
 
-    server = HttpServer(daemon, settings)
+    server = HttpServer(daemon, settings, keys)
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:

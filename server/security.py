@@ -1,32 +1,36 @@
-"""Who may talk to the daemon, and how much: ASGI middleware in front of everything else.
+"""Who may talk to the daemon: ASGI middleware in front of everything else.
 
 - Host header: a web page can make a name of its own resolve to 127.0.0.1 (DNS rebinding), and the browser then takes
   the daemon for the page's own server. Such a request still carries the foreign name in Host.
 - Origin header: a foreign page may *send* a form to us even though it cannot read the answer.
-- API key: compared in constant time.
-- Body size: counted while it arrives, so that a wrong Content-Length does not help.
+- API key: see keys.py. What changes the daemon may ask for a key of its own.
+- Head: its lines and bytes are limited. `http_protocol.py` limits what arrives piece by piece; this is for the rest.
 """
 
-import hashlib
-import hmac
 import ipaddress
 import logging
 import socket
 from collections.abc import Collection
+from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flexquant.engine.errors import UsageError
-from flexquant.server.api_error import ApiError
+from flexquant.server.api_error import ApiError, head_too_large
 from flexquant.server.error_envelope import error_response
+from flexquant.server.keys import Keys
 from flexquant.server.settings import Settings
 
 log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
+MAX_HEADERS: Final = 100
+MAX_HEAD_BYTES: Final = 32 * 1024
+"""Of the request line's target and all header lines together; browsers and clients send a few hundred bytes."""
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_ADMIN_PREFIX: Final = "/v1/elastic"
 
 
 def is_loopback(host: str) -> bool:
@@ -41,49 +45,48 @@ def _is_loopback_address(host: str) -> bool:
         return False
 
 
-def check_exposure(settings: Settings) -> None:
+def check_exposure(settings: Settings, keys: Keys) -> None:
     """Refuse to listen beyond loopback without a key, or warn where the settings insist.
 
     Raises:
         UsageError: The address is not loopback, no key is set, and the settings do not insist.
     """
-    if is_loopback(settings.host) or settings.api_key:
+    if is_loopback(settings.host) or keys.plain:
         return
     if settings.allow_unauthenticated:
         log.warning("anyone who reaches %s may use this daemon: no API key is set", settings.host)
         return
     raise UsageError(
         f"--host {settings.host} lets other machines use this daemon, and no API key is set",
-        hint="Set FLEXQUANT_API_KEY, or pass --allow-unauthenticated if the network is trusted.",
+        hint="Set FLEXQUANT_API_KEY or --api-key-file, or pass --allow-unauthenticated if the network is trusted.",
     )
 
 
 class Security:
-    """Refuses requests by Host, Origin, API key and body size before anything reads them.
+    """Refuses requests by head, Host, Origin and key before anything reads them.
 
     Args:
         app: What the others are passed on to.
         hosts: Names that the Host header may have beyond localhost and addresses; "*" allows any.
-        api_key: The key that all but OPEN_PATHS ask for; None asks for none.
-        max_body: Most bytes of a request body.
+        keys: All but OPEN_PATHS ask for one of them, as far as there are any.
     """
 
-    def __init__(self, app: ASGIApp, *, hosts: Collection[str], api_key: str | None, max_body: int) -> None:
+    def __init__(self, app: ASGIApp, *, hosts: Collection[str], keys: Keys) -> None:
         self._app = app
         self._hosts = {host.lower().rstrip(".") for host in hosts}
-        self._key = _digest(api_key) if api_key else None
-        self._max_body = max_body
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         try:
+            _check_head(scope)
             self._check(scope["method"], scope["path"], Headers(scope=scope))
         except ApiError as refusal:
             await error_response(refusal)(scope, receive, send)
             return
-        await self._app(scope, self._counted(receive), send)
+        await self._app(scope, receive, send)
 
     def _check(self, method: str, path: str, headers: Headers) -> None:
         host = headers.get("host", "")
@@ -94,18 +97,31 @@ class Security:
                 code="host_not_allowed",
             )
         origin = headers.get("origin")
-        if origin is not None and method not in _READING and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and method not in _READING and not _same_origin(origin, host):
             raise ApiError(403, f"Web pages of {origin!r} may not use this daemon.", code="origin_not_allowed")
-        if self._key is not None and path not in OPEN_PATHS and not self._has_key(headers):
+        if path not in OPEN_PATHS:
+            self._check_key(method, path, headers)
+
+    def _check_key(self, method: str, path: str, headers: Headers) -> None:
+        changes = path.startswith(_ADMIN_PREFIX) and method not in _READING
+        admin_only = changes and bool(self._keys.admin)
+        if not (self._keys.plain or admin_only):
+            return
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        if self._keys.is_admin(given) or (self._keys.opens(given) and not admin_only):
+            return
+        if self._keys.opens(given):
             raise ApiError(
-                401,
-                "A valid API key is needed: send `Authorization: Bearer KEY`.",
-                code="invalid_api_key",
-                headers={"www-authenticate": "Bearer"},
+                403, "Changing the daemon needs the admin key, sent in place of the API key.", code="admin_key_needed"
             )
-        length = headers.get("content-length", "")
-        if length.isdecimal() and int(length[:20]) > self._max_body:
-            raise self._too_large()
+        kind = "admin" if admin_only else "API"
+        raise ApiError(
+            401,
+            f"A valid {kind} key is needed: send `Authorization: Bearer KEY`.",
+            code="invalid_api_key",
+            headers={"www-authenticate": "Bearer"},
+        )
 
     def _is_ours(self, host_header: str) -> bool:
         """Addresses are fine: rebinding needs a name."""
@@ -123,37 +139,22 @@ class Security:
             return False
         return True
 
-    def _has_key(self, headers: Headers) -> bool:
-        scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        assert self._key is not None
-        return hmac.compare_digest(_digest(given), self._key)
 
-    def _counted(self, receive: Receive) -> Receive:
-        arrived = 0
-
-        async def counted() -> Message:
-            nonlocal arrived
-            message = await receive()
-            arrived += len(message.get("body", b""))
-            if arrived > self._max_body:
-                raise self._too_large()
-            return message
-
-        return counted
-
-    def _too_large(self) -> ApiError:
-        return ApiError(
-            413,
-            f"The body is larger than {self._max_body} bytes, the limit of --max-body.",
-            code="request_too_large",
-            headers={"connection": "close"},
-        )
+def _check_head(scope: Scope) -> None:
+    """Raise ApiError (431) for too many or too long header lines."""
+    headers = scope["headers"]
+    if len(headers) > MAX_HEADERS:
+        raise head_too_large(f"{MAX_HEADERS} lines")
+    target = len(scope.get("raw_path") or b"") + len(scope.get("query_string", b""))
+    if target + sum(len(name) + len(value) for name, value in headers) > MAX_HEAD_BYTES:
+        raise head_too_large(f"{MAX_HEAD_BYTES} bytes")
 
 
-def _digest(key: str) -> bytes:
-    """Of one length for every key, so that the comparison tells nothing about it."""
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+def _same_origin(origin: str, host: str) -> bool:
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:
+        return False
 
 
 def host_names(settings: Settings) -> set[str]:

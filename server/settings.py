@@ -76,6 +76,13 @@ class Settings(BaseSettings):
         description="Clients must send this key; only /health and /ready stay open. Better given as "
         "FLEXQUANT_API_KEY: other users of the machine can read command lines.",
     )
+    api_key_file: Path | None = Field(default=None, description="File with further keys of this kind, one a line.")
+    admin_key: SecretStr | None = Field(
+        default=None,
+        min_length=1,
+        description="With it, moving the model (POST below /v1/elastic) needs this key. It opens everything else, too.",
+    )
+    admin_key_file: Path | None = Field(default=None, description="File with further keys of this kind, one a line.")
     allow_unauthenticated: bool = Field(
         default=False, description="Listen beyond loopback even though no API key is set."
     )
@@ -146,8 +153,19 @@ class Settings(BaseSettings):
         default=None, gt=0, description="Seconds that a request may take, waiting included. Default: no limit."
     )
     max_body: Size = Field(default=4 * 2**20, description="Largest request body.")
+    max_connections: int = Field(
+        default=256, ge=1, description="Connections that may be open at a time; more are refused with 503."
+    )
+    client_timeout: float = Field(
+        default=30.0,
+        gt=0,
+        description="Seconds that a client may take to send a request's head, as long again for its body, and to read "
+        "on when an answer waits for it.",
+    )
     shutdown_timeout: float = Field(
-        default=15.0, ge=0, description="Seconds that running requests get to finish after SIGTERM."
+        default=15.0,
+        ge=0,
+        description="Seconds that running requests get to finish after SIGTERM or SIGINT; a second signal ends them.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level to log.")
     log_format: Literal["text", "json"] = Field(
@@ -232,12 +250,15 @@ def load_settings(arguments: Sequence[str]) -> Settings:
         raise UsageError(str(error)) from error
 
 
+_SECRETS: Final = ("api_key", "admin_key")
+
+
 def _usage_error(error: ValidationError) -> UsageError:
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0]) if first["loc"] else "settings"
     if first["type"] == "missing" and name == "model":
         return UsageError("--model is missing", hint=f"Try the embedded demo: {PROGRAM} --model demo")
-    given = "" if name == "api_key" else f" (given: {first['input']!r})"
+    given = "" if name in _SECRETS else f" (given: {first['input']!r})"
     return UsageError(
         f"{name}: {first['msg']}{given}",
         hint=f"Set it with --{name.replace('_', '-')}, FLEXQUANT_{name.upper()} or {name} in the file of --config.",

@@ -1,7 +1,7 @@
 """Server-sent events: how a streamed answer is written."""
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -21,16 +21,25 @@ def event(data: Mapping[str, Any]) -> str:
     return f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
-async def server_sent(chunks: AsyncGenerator[Mapping[str, Any] | None, None]) -> AsyncGenerator[str, None]:
+async def server_sent(
+    chunks: AsyncGenerator[Mapping[str, Any] | None, None],
+    before_error: Callable[[], Mapping[str, Any] | None] = lambda: None,
+) -> AsyncGenerator[str, None]:
     """`chunks` as events, and `[DONE]` after the last; an error becomes a last event in the error envelope.
 
-    None is a heartbeat. Leaving the iteration early closes `chunks`.
+    Leaving the iteration early closes `chunks`.
+
+    Args:
+        chunks: None is a heartbeat.
+        before_error: Gives the chunk, if there is one, that comes before an error.
     """
     async with aclosing(chunks) as source:
         try:
             async for chunk in source:
                 yield HEARTBEAT if chunk is None else event(chunk)
         except Exception as error:
+            if (last := before_error()) is not None:
+                yield event(last)
             yield event(as_api_error(error).body())
             return
     yield DONE

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from flexquant.engine.errors import GrammarError
-from flexquant.engine.grammar import CompiledGrammar, Grammar
+from flexquant.engine.grammar import Grammar
+from flexquant.engine.grammar_constraint import CompiledGrammar
 from flexquant.server.api_error import ApiError
 from flexquant.server.api_types import GenerationFields
 from flexquant.server.daemon_state import ServedModel
@@ -13,6 +14,8 @@ from flexquant.server.structured_fields import ResponseFormat, StructuredOutputs
 
 JsonSchema = dict[str, Any]
 ANY_OBJECT: Final[JsonSchema] = {"type": "object"}
+NO_ARGUMENTS: Final[JsonSchema] = {"properties": {}, "additionalProperties": False}
+"""What OpenAI's API takes a function without `parameters` to have."""
 
 
 async def requested_grammar(model: ServedModel, fields: GenerationFields) -> CompiledGrammar | None:
@@ -73,6 +76,8 @@ def other_grammar(wanted: StructuredOutputs) -> Grammar:
 def tool_constraint(tools: Sequence[Mapping[str, Any]], name: str | None = None) -> Grammar:
     """A call of a tool: `{"name": ..., "arguments": {...}}`, the arguments by the tool's own schema.
 
+    For `compile_grammar`, with `param` "tools".
+
     Args:
         tools: As in OpenAI's API: `{"type": "function", "function": {"name", "parameters"}}`.
         name: The tool to call; None for any of them.
@@ -94,7 +99,7 @@ def tool_constraint(tools: Sequence[Mapping[str, Any]], name: str | None = None)
 
 def _call_schema(function: Mapping[str, Any], number: int) -> JsonSchema:
     """The schema of a call. The `$id` makes references in the parameters' schema begin at that schema."""
-    arguments = {"$id": f"tool:{number}"} | (function.get("parameters") or ANY_OBJECT)
+    arguments = {"$id": f"tool:{number}", "type": "object"} | (function.get("parameters") or NO_ARGUMENTS)
     return {
         "type": "object",
         "properties": {"name": {"const": function["name"]}, "arguments": arguments},

@@ -70,8 +70,8 @@ class Exchange:
     async def _read_stream(self, response: httpx.Response) -> None:
         chunks, done = 0, False
         async for line in response.aiter_lines():
-            if not line:
-                continue
+            if not line or (line.startswith(":") and not done):
+                continue  # a comment keeps a stream open that has nothing to say yet
             if done or not line.startswith("data: "):
                 raise WrongAnswerError(f"no event, or one too many: {line!r:.300}")
             data = line.removeprefix("data: ")

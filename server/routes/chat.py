@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from flexquant.engine.grammar import CompiledGrammar
+from flexquant.engine.grammar_constraint import CompiledGrammar
 from flexquant.server.api_types import ChatRequest
 from flexquant.server.chat_shape import ChatShape
 from flexquant.server.daemon_state import DaemonState, ServedModel

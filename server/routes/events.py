@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict
-from typing import Annotated, Final
+from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import StreamingResponse
@@ -14,13 +14,6 @@ from flexquant.server.routes.dependencies import daemon_state
 from flexquant.server.streaming import HEADERS, MEDIA_TYPE
 
 router = APIRouter()
-
-_DESCRIPTION: Final = (
-    "Server-sent events; `data` is a JSON object. `state` comes first and is what GET /v1/elastic answers; it comes "
-    "again, with `missed`, the number of events left out, when the client reads too slowly. `decision`, `phase` and "
-    "`position` tell of one change each, with `position`, `target`, `footprint_bytes` and `phase` after it; `decision` "
-    "holds the decision, the other two have `before`. Comments keep the connection."
-)
 
 
 class _EventResponse(StreamingResponse):
@@ -35,11 +28,7 @@ class _EventResponse(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-@router.get(
-    "/v1/elastic/events",
-    response_class=StreamingResponse,
-    responses={200: {"description": _DESCRIPTION, "content": {MEDIA_TYPE: {"schema": {"type": "string"}}}}},
-)
+@router.get("/v1/elastic/events", response_class=StreamingResponse)
 async def events(daemon: Annotated[DaemonState, Depends(daemon_state)]) -> StreamingResponse:
     """The present state, then every decision and move as it happens, until the daemon stops."""
     controller = daemon.controller

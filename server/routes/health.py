@@ -10,6 +10,7 @@ from flexquant.server.routes.dependencies import daemon_state
 router = APIRouter()
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def health(daemon: Annotated[DaemonState, Depends(daemon_state)]) -> dict[str, str]:
     """The daemon lives, busy, short of memory or stopping as it may be; 503 when only a new start would help."""
@@ -17,6 +18,7 @@ async def health(daemon: Annotated[DaemonState, Depends(daemon_state)]) -> dict[
     return {"status": "ok"}
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready")
 async def ready(daemon: Annotated[DaemonState, Depends(daemon_state)]) -> dict[str, str]:
     """Requests are taken; else the 503 that they would get."""

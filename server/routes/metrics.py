@@ -13,16 +13,7 @@ from flexquant.server.scrape import scrape
 router = APIRouter()
 
 
-@router.get(
-    "/metrics",
-    response_class=Response,
-    responses={
-        200: {
-            "description": "Prometheus' text format; docs/reference/metrics.md lists the metrics.",
-            "content": {"text/plain": {"schema": {"type": "string"}}},
-        }
-    },
-)
+@router.get("/metrics", response_class=Response)
 async def metrics(daemon: Annotated[DaemonState, Depends(daemon_state)]) -> Response:
     """Counters since the start, and the present state."""
     return Response(await asyncio.to_thread(scrape, daemon), media_type=MEDIA_TYPE)

@@ -10,12 +10,14 @@ from flexquant.server.routes.dependencies import daemon_state
 router = APIRouter()
 
 
+@router.head("/v1/models", include_in_schema=False)
 @router.get("/v1/models")
 async def models(daemon: Annotated[DaemonState, Depends(daemon_state)]) -> dict[str, Any]:
     """List the served model: by its id, and by each alias that the user chose."""
     return {"object": "list", "data": [_describe(daemon.model, name) for name in daemon.model.listed]}
 
 
+@router.head("/v1/models/{name:path}", include_in_schema=False)
 @router.get("/v1/models/{name:path}")
 async def model(name: str, daemon: Annotated[DaemonState, Depends(daemon_state)]) -> dict[str, Any]:
     """Describe the served model, by any name that requests may give."""

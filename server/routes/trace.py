@@ -16,16 +16,7 @@ BLOCK_CHARS: Final = 1 << 16
 router = APIRouter()
 
 
-@router.get(
-    "/v1/elastic/trace",
-    response_class=StreamingResponse,
-    responses={
-        200: {
-            "description": "JSON Lines: a header, then samples, orders and wishes; `flexquant simulate` replays them.",
-            "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
-        }
-    },
-)
+@router.get("/v1/elastic/trace", response_class=StreamingResponse)
 async def trace(daemon: Annotated[DaemonState, Depends(daemon_state)]) -> StreamingResponse:
     """The last ten minutes of the control law, at least. It holds sizes and times, nothing of any request."""
     lines = await asyncio.to_thread(daemon.controller.trace)  # waits for the tick under way

@@ -291,7 +291,9 @@ def test_what_a_constraint_excludes_keeps_its_probability_in_the_scores() -> Non
         assert generation.score is not None
         total = math.log(math.exp(9) + tiny_config().vocab_size - 1)
         assert generation.score.logprob == pytest.approx(-total)
-        assert generation.score.top == ((51, pytest.approx(9 - total)),)
+        ((likeliest, logprob),) = generation.score.top
+        assert likeliest == 51
+        assert logprob == pytest.approx(9 - total)
 
 
 def test_an_end_token_under_a_constraint_ends_the_answer() -> None:

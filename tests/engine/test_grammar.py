@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -13,16 +14,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexquant.engine.errors import ConstraintError, GrammarError
-from flexquant.engine.grammar import MAX_SOURCE, CompiledGrammar, Grammar, Grammars
+from flexquant.engine import grammar_check
+from flexquant.engine.errors import ConstraintError, FlexQuantError, GrammarError
+from flexquant.engine.grammar import MAX_SOURCE, Grammar, Grammars
+from flexquant.engine.grammar_constraint import CompiledGrammar
 from flexquant.engine.sampling import Sampler, SamplingParams
 from flexquant.engine.tokenizer import Tokenizer
 from support.fake_model import DOCS_LLAMA
 from support.random_schemas import random_schema
 
+LETTERS = "abcdefghijklmnopqrst"
 VOCABULARY = 4100
 """The model's, which goes beyond the tokenizer's."""
 EOS = (1, 4)
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "structured-output.md"
 TOKENIZER = Tokenizer.open(DOCS_LLAMA)
 GRAMMARS = Grammars(TOKENIZER, VOCABULARY, EOS)
 SPECIAL = [token for token in range(VOCABULARY) if not TOKENIZER.token_bytes(token)]
@@ -163,6 +168,8 @@ def test_a_token_against_the_grammar_is_an_error_for_people() -> None:
         (lambda: Grammar.of_schema({"enum": []}), "Unsatisfiable"),
         (lambda: Grammar.of_schema({"enum": ["\ud800"]}), "hex escape"),
         (lambda: Grammar.of_schema({"x-guidance": {"lenient": True}, "not": {}}), "x-guidance"),
+        (lambda: Grammar.of_schema({"allOf": [{"type": "string", "pattern": f".{i}."} for i in range(15)]}), "…$"),
+        (lambda: Grammar.of_schema({"allOf": [{"not": {}}]}), "not"),
         (lambda: Grammar("regex", "("), "unclosed group"),
         (lambda: Grammar("regex", "a(?=b)"), "look-around"),
         (lambda: Grammar("regex", ""), "empty"),
@@ -179,6 +186,57 @@ def test_what_cannot_be_used_is_named(make: Callable[[], Grammar], said: str) ->
         GRAMMARS.compile(make())
     assert "\n" not in refused.value.message
     assert "guidance {" not in refused.value.message, "what we add is no matter of the client's"
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        Grammar.of_schema({"allOf": [{"type": "string", "pattern": f".{i}."} for i in range(40)]}),
+        Grammar(
+            "lark", "start: A\nA: /(.|\\n)*/ & " + " & ".join(f"~/(.|\\n)*{letter}(.|\\n)*/" for letter in LETTERS)
+        ),
+    ],
+)
+def test_what_would_take_hours_is_given_up(grammar: Grammar, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    quick = tmp_path / "grammar_check.py"
+    quick.write_text(
+        Path(grammar_check.__file__).read_text().replace("CPU_SECONDS: Final = 5", "CPU_SECONDS: Final = 1")
+    )
+    monkeypatch.setattr(grammar_check, "__file__", str(quick))
+    with pytest.raises(GrammarError, match="too complex"):
+        GRAMMARS.compile(grammar)
+
+
+def test_intersections_that_are_no_trouble_are_followed() -> None:
+    compiled = GRAMMARS.compile(Grammar.of_schema({"allOf": [{"type": "integer", "minimum": 7}, {"maximum": 9}]}))
+    assert {drawn(compiled, seed)[0] for seed in range(20)} == {"7", "8", "9"}
+    compiled = GRAMMARS.compile(Grammar("lark", "start: A\nA: /[a-c]{2}/ & ~/a./"))
+    assert {drawn(compiled, seed)[0][0] for seed in range(20)} == {"b", "c"}
+
+
+def test_a_check_that_does_not_run_is_no_fault_of_the_grammar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grammar_check, "__file__", "/gone.py")
+    with pytest.raises(FlexQuantError, match=r"could not be checked: .*gone\.py"):
+        GRAMMARS.compile(Grammar.of_schema({"allOf": [{"type": "integer"}]}))
+
+
+def listed(after: str) -> list[str]:
+    """Words of the page on structured output from `after` to the next semicolon."""
+    text = PAGE.read_text().partition(after)[2].partition(";")[0]
+    return re.findall(r"[$\w-]+", text)
+
+
+def test_the_page_says_which_keywords_and_formats_there_are() -> None:
+    keywords = listed("except for:")
+    assert len(keywords) == 10
+    for name in keywords:
+        schema = {"type": "array", name: True if name == "uniqueItems" else "#" if name[0] == "$" else {}}
+        with pytest.raises(GrammarError, match=f'not supported: \\["{re.escape(name)}"\\]'):
+            GRAMMARS.compile(Grammar.of_schema(schema))
+    formats = [word for word in listed("`format` beyond") if word != "and"][:10]
+    assert formats[-1] == "uri"
+    for name in formats:
+        GRAMMARS.compile(Grammar.of_schema({"type": "string", "format": name}))
 
 
 def test_a_schema_that_is_nested_too_deeply_is_refused() -> None:

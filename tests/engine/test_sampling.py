@@ -296,3 +296,8 @@ def test_values_out_of_range_are_refused(field: str, value: object) -> None:
 
 def test_a_tiny_temperature_is_greedy() -> None:
     assert Sampler(SamplingParams(temperature=1e-300, seed=0)).sample(row([0.0, 3.0, 2.9])) == 1
+
+
+def test_smallest_temperature_takes_the_likeliest() -> None:
+    logits = np.array([1.0, 3.0, -2.0], np.float32)
+    assert Sampler(SamplingParams(temperature=5e-324, seed=1)).sample(logits) == 1

@@ -154,4 +154,4 @@ def test_both_are_in_the_openapi_document(daemon: FakeDaemon) -> None:
         answer = paths[path]["get"]["responses"]
         assert list(answer["200"]["content"]) == [kind]
         assert answer["200"]["description"] != "Successful Response"
-        assert set(answer) == {"200", "4XX", "5XX"}
+        assert {"401", "403", "405", "500", "503"} < set(answer)

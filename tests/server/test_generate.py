@@ -372,6 +372,21 @@ def test_error_within_a_stream_is_an_event_in_the_envelope(daemon: FakeDaemon) -
     assert "secret" not in error["message"]
 
 
+def test_usage_comes_before_an_error_where_it_was_asked_for(daemon: FakeDaemon) -> None:
+    body = {"prompt": [[70] * 3], "n": 2, "max_tokens": 9, "ignore_eos": True, "stream": True}
+    for asked in (True, False):
+        daemon.model.fail, daemon.model.fail_at = OSError("a reason"), daemon.model.passes + 5
+        told = post(daemon, TEXT, body | {"stream_options": {"include_usage": asked}}).text.split("\n\n")
+        *chunks, last = [json.loads(line.removeprefix("data: ")) for line in told if line]
+        assert last["error"]["type"] == "server_error"
+        usage = chunks[-1].get("usage")
+        assert (usage is not None) is asked
+        if usage is not None:
+            assert chunks[-1]["choices"] == []
+            assert usage["prompt_tokens"] == 3
+            assert 0 < usage["completion_tokens"] < 18
+
+
 def test_error_before_a_whole_answer_is_a_500_in_the_envelope(daemon: FakeDaemon) -> None:
     daemon.model.fail = OSError("the secret inner reason")
     answer = post(daemon, TEXT, {"prompt": "a"})

@@ -1,4 +1,4 @@
-"""Who may talk to the daemon, and how much."""
+"""Who may talk to the daemon."""
 
 import pytest
 from fastapi import FastAPI, Request
@@ -7,7 +7,15 @@ from fastapi.testclient import TestClient
 
 from flexquant.engine.errors import UsageError
 from flexquant.server.error_envelope import install_error_handlers
-from flexquant.server.security import Security, check_exposure, host_names, is_loopback
+from flexquant.server.keys import Keys, load_keys
+from flexquant.server.security import (
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    Security,
+    check_exposure,
+    host_names,
+    is_loopback,
+)
 from flexquant.server.settings import load_settings
 
 
@@ -15,11 +23,12 @@ async def _echo(request: Request) -> PlainTextResponse:
     return PlainTextResponse(str(len(await request.body())))
 
 
-def client(*, key: str | None = None, hosts: tuple[str, ...] = ("my-machine",), max_body: int = 100) -> TestClient:
+def client(*, key: str | None = None, admin: str | None = None, hosts: tuple[str, ...] = ("my-machine",)) -> TestClient:
     app = FastAPI(openapi_url=None)
     app.add_route("/{path:path}", _echo, methods=["GET", "POST"])
     install_error_handlers(app)
-    guarded = Security(app, hosts=hosts, api_key=key, max_body=max_body)
+    keys = Keys.of([key] if key else [], [admin] if admin else [])
+    guarded = Security(app, hosts=hosts, keys=keys)
     return TestClient(guarded, base_url="http://localhost:8000")
 
 
@@ -93,24 +102,71 @@ def test_without_the_key_all_but_health_and_ready_is_closed(headers: dict[str, s
     assert guarded.get("/ready", headers=headers).status_code == 200
 
 
-def test_body_size_is_limited_by_what_is_announced_and_by_what_arrives() -> None:
-    guarded = client(max_body=100)
-    assert guarded.post("/x", content=b"x" * 100).text == "100"
-    announced = guarded.post("/x", content=b"x" * 101)
-    arrived = guarded.post("/x", content=(b"x" * 60 for _ in range(2)))
-    for answer in (announced, arrived):
-        assert answer.status_code == 413
-        assert answer.json()["error"]["type"] == "invalid_request_error"
-        assert "100 bytes" in answer.json()["error"]["message"]
+MOVE = "/v1/elastic/target"
+
+
+@pytest.mark.parametrize(("given", "status"), [("admin", 200), ("plain", 403), ("other", 401), (None, 401)])
+def test_moving_the_model_asks_for_the_admin_key_where_there_is_one(given: str | None, status: int) -> None:
+    headers = {"authorization": f"Bearer {given}"} if given else {}
+    answer = client(key="plain", admin="admin").post(MOVE, headers=headers)
+    assert answer.status_code == status
+    if status == 403:
+        assert answer.json()["error"]["code"] == "admin_key_needed"
+    if status != 200:
+        assert "plain" not in answer.text
+
+
+def test_the_admin_key_opens_everything_and_the_plain_one_what_changes_nothing() -> None:
+    guarded = client(key="plain", admin="admin")
+    for key in ("plain", "admin"):
+        for path in ("/v1/models", "/v1/elastic", "/v1/elastic/trace", "/metrics"):
+            assert guarded.get(path, headers={"x-api-key": key}).status_code == 200
+        assert guarded.post("/v1/completions", headers={"x-api-key": key}).status_code == 200
+
+
+def test_with_an_admin_key_alone_only_moving_is_closed() -> None:
+    guarded = client(admin="admin")
+    assert guarded.get("/v1/elastic").status_code == guarded.post("/v1/completions").status_code == 200
+    assert guarded.post(MOVE).status_code == 401
+    assert guarded.post(MOVE, headers={"x-api-key": "admin"}).status_code == 200
+
+
+def test_without_an_admin_key_the_plain_one_moves_the_model() -> None:
+    assert client(key="plain").post(MOVE, headers={"x-api-key": "plain"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("host", "localhost"), *(("x", "") for _ in range(MAX_HEADERS))],
+        [("host", "localhost"), ("x", "y" * MAX_HEAD_BYTES)],
+    ],
+    ids=["lines", "bytes"],
+)
+def test_head_is_limited(headers: list[tuple[str, str]]) -> None:
+    answer = client().get("/x", headers=headers)
+    assert answer.status_code == 431
+    assert answer.json()["error"]["code"] == "head_too_large"
+
+
+def test_target_counts_as_part_of_the_head() -> None:
+    assert client().get("/x?" + "y" * MAX_HEAD_BYTES).status_code == 431
+
+
+def exposed(*arguments: str) -> None:
+    settings = load_settings(["--model", "demo", *arguments])
+    check_exposure(settings, load_keys(settings))
 
 
 def test_without_a_key_only_loopback_is_served_unless_one_insists() -> None:
     with pytest.raises(UsageError, match=r"0\.0\.0\.0") as refused:
-        check_exposure(load_settings(["--model", "demo", "--host", "0.0.0.0"]))
+        exposed("--host", "0.0.0.0")
     assert "--allow-unauthenticated" in (refused.value.hint or "")
+    with pytest.raises(UsageError):
+        exposed("--host", "0.0.0.0", "--admin-key", "k")
     for more in (["--api-key", "k"], ["--allow-unauthenticated"]):
-        check_exposure(load_settings(["--model", "demo", "--host", "0.0.0.0", *more]))
-    check_exposure(load_settings(["--model", "demo"]))
+        exposed("--host", "0.0.0.0", *more)
+    exposed()
 
 
 @pytest.mark.parametrize(

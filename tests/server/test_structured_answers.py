@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from flexquant.server.app import create_app
+from flexquant.server.keys import load_keys
 from flexquant.server.model_source import resolve
 from flexquant.server.settings import load_settings
 from flexquant.server.startup import start
@@ -28,7 +29,7 @@ def app() -> Iterator[FastAPI]:
     settings = load_settings(["--model", "demo", "--pin", "0", "--max-queue", "240"])
     daemon = start(settings, resolve("demo"))
     try:
-        yield create_app(daemon.state, settings)
+        yield create_app(daemon.state, settings, load_keys(settings))
     finally:
         daemon.close()
 

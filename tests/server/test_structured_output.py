@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexquant.engine.grammar import CompiledGrammar, Grammar, Grammars
+from flexquant.engine.grammar import Grammar, Grammars
+from flexquant.engine.grammar_constraint import CompiledGrammar
 from flexquant.engine.sampling import Sampler, SamplingParams
 from flexquant.engine.tokenizer import DetokenizerStream, Tokenizer
 from flexquant.server.api_error import ApiError
@@ -317,10 +318,22 @@ def test_a_call_of_a_named_tool_has_its_arguments(daemon: FakeDaemon) -> None:
 
 def test_a_call_of_any_tool_has_the_arguments_of_that_one(daemon: FakeDaemon) -> None:
     found = calls(daemon, None, 40)
-    by_name = {name: [call["arguments"] for call in found if call["name"] == name] for name in ("first", "second")}
+    names = ("first", "second", "third")
+    by_name = {name: [call["arguments"] for call in found if call["name"] == name] for name in names}
     assert all(arguments["value"] in (1, 2) for arguments in by_name["first"])
     assert all(arguments == {"value": "x"} for arguments in by_name["second"])
-    assert {call["name"] for call in found} == {"first", "second", "third"}
+    assert all(arguments == {} for arguments in by_name["third"]), "it has no parameters"
+    assert len(found) == 40
+    assert all(by_name.values())
+
+
+def test_parameters_may_refer_to_themselves(daemon: FakeDaemon) -> None:
+    parameters = {"type": "object", "properties": {"next": {"$ref": "#"}}, "additionalProperties": False}
+    source = tool_constraint([function("first", parameters), function("second", parameters)])
+    constraint = Grammars(daemon.tokenizer, 4096, (1,)).compile(source).start(ignore_eos=True)
+    for token in daemon.tokenizer.encode('{"name": "second", "arguments": {"next": {"next": {}}}}', bos=False):
+        constraint.accept(token)
+    assert constraint.finished
 
 
 def test_a_tool_that_is_not_there_is_named() -> None:

@@ -20,6 +20,7 @@ from flexquant.server.daemon_state import DaemonState, ServedModel
 from flexquant.server.elastic_facade import ElasticFacade
 from flexquant.server.elastic_state import Quality
 from flexquant.server.engine_thread import EngineThread
+from flexquant.server.keys import load_keys
 from flexquant.server.memory_gate import MemoryGate
 from flexquant.server.monitor import Monitor
 from flexquant.server.settings import load_settings
@@ -94,7 +95,11 @@ def fake_daemon(
     engine.start()
     try:
         yield FakeDaemon(
-            create_app(DaemonState(served, engine, controller, counts), settings), model, engine, tokenizer, gate
+            create_app(DaemonState(served, engine, controller, counts), settings, load_keys(settings)),
+            model,
+            engine,
+            tokenizer,
+            gate,
         )
     finally:
         model.gate.set()

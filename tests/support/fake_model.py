@@ -56,6 +56,8 @@ class FakeModel:
         self.free_pages = pages
         self.fail: Exception | None = None
         """Raised by the next pass."""
+        self.fail_at = 0
+        """How many passes there have to be before."""
         self.budgets: list[float | None] = []
         """Of the moves that were ordered."""
         self.drops = 0
@@ -110,7 +112,7 @@ class FakeModel:
                 self.at_gate.clear()
             self.safe_point()
             safe_point()
-        if self.fail is not None:
+        if self.fail is not None and self.passes >= self.fail_at:
             failure, self.fail = self.fail, None
             raise failure
         self.passes += 1

@@ -1,16 +1,18 @@
 """Random JSON schemas whose values are all of bounded length, so that a model comes to an end with any of them."""
 
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
 Schema = dict[str, Any]
+Kind = Callable[[Random, int, tuple[str, ...]], Schema]
 WORDS = ("name", "kind", "count", "größe", "is valid", 'say "hi"', "items", "a/b", "$ref", "🎉", "back\\slash", "path")
 
 
 def random_schema(seed: int) -> Schema:
     """The schema of a number: mostly an object, as OpenAI's API asks for, with definitions that it refers to."""
     random = Random(seed)
-    kinds = (_object, _object, _object, _array, _any_of)
+    kinds: tuple[Kind, ...] = (_object, _object, _object, _array, _any_of)
     definitions = {f"part{number}": _schema(random, 1, ()) for number in range(random.randint(0, 2))}
     schema = random.choice(kinds)(random, 2, tuple(definitions))
     return schema | ({"$defs": definitions} if definitions else {})
@@ -19,8 +21,9 @@ def random_schema(seed: int) -> Schema:
 def _schema(random: Random, depth: int, definitions: tuple[str, ...]) -> Schema:
     if definitions and random.random() < 0.2:
         return {"$ref": f"#/$defs/{random.choice(definitions)}"}
-    nested = (_object, _array, _any_of) if depth else ()
-    return random.choice((*nested, _string, _integer, _boolean, _null, _enum, _const))(random, depth, definitions)
+    nested: tuple[Kind, ...] = (_object, _array, _any_of) if depth else ()
+    kinds: tuple[Kind, ...] = (*nested, _string, _integer, _boolean, _null, _enum, _const)
+    return random.choice(kinds)(random, depth, definitions)
 
 
 def _object(random: Random, depth: int, definitions: tuple[str, ...]) -> Schema:

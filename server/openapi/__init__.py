@@ -1,0 +1,1 @@
+"""The OpenAPI document: what the daemon answers, apart from the routes that answer it."""
