@@ -10,7 +10,7 @@ from typing import Final, Self
 import numpy as np
 
 from flexquant.engine.errors import CheckpointError, EnsembleError, UnsupportedModelError
-from flexquant.engine.exl2.spec import Exl2Spec, check_columns, read_spec
+from flexquant.engine.exl2.spec import Exl2Spec, check_columns, is_quantized, read_spec
 from flexquant.engine.manifest import MANIFEST_NAME, Manifest, Module, TransitionSequence, read_manifest
 from flexquant.engine.model_config import EMBEDDING, LinearShape, ModelConfig, read_model_config
 from flexquant.engine.tensor_index import TensorIndex
@@ -96,6 +96,8 @@ class Ensemble:
         @cache
         def layer(level: str, key: str) -> Exl2Spec:
             shape, below = shapes[key], on[level]
+            if below is not None and not is_quantized(indexes[level], key):
+                return layer(below, key)  # a level at which this layer is no better
             return read_spec(
                 indexes[level],
                 key,

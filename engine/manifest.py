@@ -192,6 +192,11 @@ class Manifest(Record):
     files: dict[str, FileRecord]
     """Every file of the ensemble but the manifest, by path relative to its folder."""
 
+    @property
+    def nested(self) -> bool:
+        """Whether a level holds what is added to another one."""
+        return any(level.on is not None for level in self.levels)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.default_sequence not in self.sequences:
@@ -211,9 +216,10 @@ class Manifest(Record):
 
 
 def _check_nesting(levels: Sequence[Level], modules: Sequence[Module]) -> None:
-    """Raise ValueError unless residuals lie on the next level, which every module has that has them.
+    """Raise ValueError unless residuals lie on the next level.
 
-    Levels of residuals come before those that stand alone, so that a step down never needs what was not there.
+    Levels of residuals come before those that stand alone, so that a step down never needs what was not there. A module
+    may lack levels between, at which it would be no better.
     """
     names = [level.name for level in levels]
     for level, next_name in zip(levels, [*names[1:], None], strict=True):
@@ -222,13 +228,14 @@ def _check_nesting(levels: Sequence[Level], modules: Sequence[Module]) -> None:
     for level, lower in pairwise(levels):
         if level.on is None and lower.on is not None:
             raise ValueError(f"level {lower.name}: on is {lower.on!r}, but the level above it stands alone")
-    on = {level.name: level.on for level in levels}
+    below: dict[str, set[str]] = {}  # by level: those that its weights can be added to
+    for level in reversed(levels):
+        below[level.name] = set() if level.on is None else {level.on} | below[level.on]
     for module in modules:
-        below = [variant.level for variant in module.variants[1:]]
-        for variant, found in zip(module.variants, [*below, None], strict=True):
-            wanted = on[variant.level]
-            if wanted is not None and found != wanted:
-                raise ValueError(f"module {module.name}: level {variant.level} needs level {wanted} below it")
+        found = [variant.level for variant in module.variants]
+        for name, next_name in zip(found, [*found[1:], None], strict=True):
+            if below[name] and next_name not in below[name]:
+                raise ValueError(f"module {module.name}: level {name} has nothing below it that it could be added to")
 
 
 def _check_sequence(name: str, sequence: TransitionSequence, modules: dict[str, Module], fixed: int) -> None:

@@ -172,8 +172,12 @@ class Exl2Weights(DenseWeights):
             in_features=shape.in_features,
             out_features=shape.out_features,
             bias=shape.bias,
-            base=None if self._below is None else self._below.specs[shape.key],
+            base=None if self._below is None else self._below.top(shape.key),
         )
+
+    def top(self, key: str) -> Exl2Spec:
+        """What the store has of a quantized layer; where it adds nothing to what lies below, that."""
+        return self.specs[key] if self._below is None or key in self.specs else self._below.top(key)
 
     def _dequantized(self, spec: Exl2Spec) -> Tensor:
         packed_rows = dequantize(_read_matrix(spec))[:, : spec.out_features]

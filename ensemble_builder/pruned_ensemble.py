@@ -114,7 +114,12 @@ def prune_ensemble(
     over = 0 if options.limit_bytes is None else max(0, disk - options.limit_bytes)
     try:
         pruned = prune(
-            units, costs, options.keep, least_bytes=over, least_variants=math.ceil(options.rate * variants - 1e-9)
+            units,
+            costs,
+            options.keep,
+            least_bytes=over,
+            least_variants=math.ceil(options.rate * variants - 1e-9),
+            nested=manifest.nested,
         )
     except ValueError as error:
         raise UsageError(

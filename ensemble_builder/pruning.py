@@ -96,7 +96,13 @@ def mean_loss(footprints: Sequence[int], losses: Sequence[float], low: int, up: 
 
 
 def prune(
-    units: Sequence[Unit], sensitivity: Sensitivity, keep: End, *, least_bytes: int = 0, least_variants: int = 0
+    units: Sequence[Unit],
+    sensitivity: Sensitivity,
+    keep: End,
+    *,
+    least_bytes: int = 0,
+    least_variants: int = 0,
+    nested: bool = False,
 ) -> Pruned:
     """Drop variants, those first that cost least per byte of disk, until enough are gone.
 
@@ -104,30 +110,40 @@ def prune(
     best variants of units that are lowered early go first, and variants between two others. With `keep="best"` every
     unit keeps its best variant: the sequence loses its end, from the dearest step on.
 
+    Of nested variants only the best one that is left can go, because the others are parts of it.
+
     Args:
-        units: What a sequence lowers; sizes are those on the disk.
+        units: What a sequence lowers; sizes are those on the disk, of nested variants with what they are added to.
         sensitivity: Their costs.
         keep: The end of the range that is promised.
         least_bytes: To drop at least.
         least_variants: To drop at least.
+        nested: Whether variants are added to the next ones.
 
     Raises:
         ValueError: So much cannot go while the promised end stays and a transition is left.
     """
-    candidates = _Candidates(units, sensitivity) if keep == "smallest" else _Tail(units, sensitivity)
+    if nested and keep == "best":
+        raise ValueError("all other variants are parts of the best one")
+    candidates = _Candidates(units, sensitivity, nested=nested) if keep == "smallest" else _Tail(units, sensitivity)
     dropped_bytes = dropped_variants = 0
     while dropped_bytes < least_bytes or dropped_variants < least_variants:
         found = candidates.next()
         if found is None:
             break
         unit, variant = found
-        dropped_bytes += units[unit].sizes[variant]
+        dropped_bytes += _on_disk(units[unit], variant, nested=nested)
         dropped_variants += 1
         candidates.drop(unit, variant)
     enough = dropped_bytes >= least_bytes and dropped_variants >= least_variants
     if not enough or all(len(left) == 1 for left in candidates.kept):
         raise ValueError("so much cannot be dropped")
     return Pruned(tuple(map(tuple, candidates.kept)), dropped_bytes, dropped_variants)
+
+
+def _on_disk(unit: Unit, variant: int, *, nested: bool) -> int:
+    """What leaves the disk with a variant."""
+    return unit.sizes[variant] - (unit.sizes[variant + 1] if nested else 0)
 
 
 class _Tail:
@@ -159,9 +175,10 @@ class _Candidates:
     What a candidate costs depends on what is gone already, and is predicted again when it seems to be the cheapest.
     """
 
-    def __init__(self, units: Sequence[Unit], sensitivity: Sensitivity) -> None:
+    def __init__(self, units: Sequence[Unit], sensitivity: Sensitivity, *, nested: bool) -> None:
         self._units = units
         self._sensitivity = sensitivity
+        self._nested = nested
         self.kept = [list(range(len(unit.sizes))) for unit in units]
         self._range = footprint(units, smallest(units)), footprint(units, best(units))
         self._area = 0.0
@@ -169,7 +186,7 @@ class _Candidates:
         self._heap: list[tuple[float, int, int, int]] = []
         self._measure()
         for index, unit in enumerate(units):
-            for variant in range(unit.steps):
+            for variant in range(min(unit.steps, 1) if nested else unit.steps):
                 self._push(index, variant)
 
     def next(self) -> tuple[int, int] | None:
@@ -186,6 +203,8 @@ class _Candidates:
         self.kept[unit].remove(variant)
         self._round += 1
         self._measure()
+        if self._nested and len(self.kept[unit]) > 1:
+            self._push(unit, self.kept[unit][0])
 
     def _measure(self) -> None:
         self._area = self._predict()
@@ -195,7 +214,8 @@ class _Candidates:
         self.kept[unit] = [other for other in left if other != variant]
         added = self._predict() - self._area
         self.kept[unit] = left
-        heapq.heappush(self._heap, (added / self._units[unit].sizes[variant], unit, variant, self._round))
+        freed = _on_disk(self._units[unit], variant, nested=self._nested)
+        heapq.heappush(self._heap, (added / freed, unit, variant, self._round))
 
     def _predict(self) -> float:
         return mean_loss(*predicted_curve(self._units, self._sensitivity, self.kept), *self._range)

@@ -56,6 +56,14 @@ class Store:
         own = self.specs.get(key)
         return self.below.resident(key, columns) + (0 if own is None else own.sliced(columns).payload)
 
+    def top(self, key: str) -> Exl2Spec:
+        """Return what the store has of a linear layer; where it adds nothing to what lies below, that.
+
+        Raises:
+            KeyError: Neither this store nor one below has it.
+        """
+        return self.specs[key] if self.below is None or key in self.specs else self.below.top(key)
+
     @property
     def layers(self) -> set[str]:
         """Keys of the linear layers that it can run."""
@@ -91,7 +99,7 @@ def open_store(folder: Path, level: str, bits: float, absent: Collection[str] = 
             in_features=shape.in_features,
             out_features=shape.out_features,
             bias=shape.bias,
-            base=None if below is None else below.specs[shape.key],
+            base=None if below is None else below.top(shape.key),
         )
         for shape in config.linears()
         if shape.key not in absent and (below is None or is_quantized(index, shape.key))

@@ -89,7 +89,8 @@ def compare_ensemble(
     started = time.monotonic()
     options, ensemble = measuring.options, Ensemble.open(folder)
     manifest = ensemble.manifest
-    name = f"{manifest.method} {'-'.join(level.name for level in manifest.levels)}"
+    method = f"nested {manifest.method}" if manifest.nested else manifest.method
+    name = f"{method} {'-'.join(level.name for level in manifest.levels)}"
     check_unseen(manifest, options.text, measuring.unseen.text.sha256)
     own = own_route(manifest)
     units = units_between(manifest, own.states[-1])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,11 +30,14 @@ def test_no_room_for_the_start_position(ensemble: Ensemble) -> None:
     assert fakes.card.used == 0
 
 
-def test_slices_are_refused(folder: Path) -> None:
-    ensemble = Ensemble.open(random_ensemble(folder, cuts={"lm_head": [64]}))
+@pytest.mark.parametrize(
+    ("made", "what"), [({"cuts": {"lm_head": [64]}}, r"slices \(--max-step\)"), ({"nested": True}, r"\(--nested\)")]
+)
+def test_what_the_kernels_cannot_do_is_refused(folder: Path, made: dict[str, Any], what: str) -> None:
+    ensemble = Ensemble.open(random_ensemble(folder, **made))
     fakes = FakeSetUp()
     compute = fakes.compute()
-    with pytest.raises(UnsupportedModelError, match=r"column slices \(--max-step\)") as caught:
+    with pytest.raises(UnsupportedModelError, match=what) as caught:
         ElasticModel.load(ensemble, kv_pages=4, compute=compute, placement=compute.placement(ensemble))
     assert caught.value.hint == "Serve with --device cpu."
     assert fakes.card.used == 0
@@ -137,7 +141,7 @@ def test_an_exchange_that_fails_changes_nothing(ensemble: Ensemble) -> None:
 def test_the_fake_notices(ensemble: Ensemble, model: ElasticModel, fakes: FakeSetUp) -> None:
     """What would corrupt a real card silently: memory freed under a matrix or a pass, handles used after their end."""
     (kernels,) = fakes.kernels
-    _, memory = model._swapper.resident(0)
+    memory: Any = model._swapper.resident(0)[1]
     with pytest.raises(RuleBrokenError, match="under a matrix"):
         memory.release()
     handles = model._decoder._handles  # type: ignore[attr-defined]

@@ -1,0 +1,159 @@
+"""Nested ensembles through the command line: what is stored, what it is worth, and that everything else knows it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flexquant.engine.compute import choose_compute
+from flexquant.engine.elastic_model import ElasticModel
+from flexquant.engine.ensemble import Ensemble
+from flexquant.engine.manifest import read_manifest
+from flexquant.engine.model_config import HEAD
+from flexquant.engine.tensor_index import TensorIndex
+from flexquant.engine.weights import DenseWeights
+from flexquant.ensemble_builder.cli import main
+from flexquant.ensemble_builder.pruned_ensemble import disk_bytes
+from flexquant.ensemble_builder.store_writer import QUANTIZED_NAME
+from flexquant.ensemble_builder.stores import Store, stores_of
+from support.elastic_models import digests, digests_by_position, generate, move
+from support.tiny_checkpoint import TEXT, tiny_checkpoint, write_texts
+
+QUICK = ("--preset", "quick")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    calibration, search = write_texts(tmp_path_factory.mktemp("texts"))
+    return ["--calibration", str(calibration), "--search-text", str(search)]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, model: Path, texts: list[str]) -> dict[str, Path]:
+    """Ensembles by name."""
+    folder = tmp_path_factory.mktemp("built")
+    given = {
+        "pair": ["--levels", "8,4"],
+        "nested": ["--levels", "8,4", "--nested"],
+        "three": ["--levels", "8,4,2", "--nested"],
+        "sliced": ["--levels", "8,3", "--nested", "--max-step", "2000"],
+    }
+    for name, options in given.items():
+        assert main([str(model), *options, "--out", str(folder / name), *texts, *QUICK]) == 0
+    return {name: folder / name for name in given}
+
+
+def stores(folder: Path) -> list[Store]:
+    return stores_of(folder, read_manifest(folder))
+
+
+def error_of(store: Store, model: Path) -> float:
+    """Mean squared error of the decoder's weights, relative to their squares."""
+    dense, found = DenseWeights(TensorIndex.open(model), store.config), store.weights()
+    errors = []
+    for shape in store.config.linears():
+        eye = torch.eye(shape.in_features)
+        weight = dense.linear(shape.key, eye)
+        errors.append(((found.linear(shape.key, eye) - weight).square().mean() / weight.square().mean()).item())
+    return float(np.mean(errors))
+
+
+def test_the_low_level_is_the_one_of_a_pair(built: dict[str, Path]) -> None:
+    low = Path("levels", "4.0", QUANTIZED_NAME)
+    assert (built["nested"] / low).read_bytes() == (built["pair"] / low).read_bytes()
+
+
+def test_the_best_level_takes_less_disk_and_is_nearly_as_good(built: dict[str, Path], model: Path) -> None:
+    quantized = {
+        name: sum(path.stat().st_size for path in built[name].rglob(QUANTIZED_NAME)) for name in ("pair", "nested")
+    }
+    assert quantized["nested"] < 0.75 * quantized["pair"]
+    (nested, low), (plain, _) = stores(built["nested"]), stores(built["pair"])
+    assert nested.below is not None
+    assert nested.below.level == low.level
+    assert error_of(nested, model) < 10 * error_of(plain, model) < error_of(low, model) / 20
+
+
+def test_a_head_that_is_no_wider_has_one_variant(built: dict[str, Path]) -> None:
+    """At 4 and 2 bits it has 6."""
+    heads = [module for module in read_manifest(built["three"]).modules if module.linear == HEAD]
+    assert [[variant.level for variant in head.variants] for head in heads] == [["8.0", "2.0"]]
+
+
+@pytest.mark.parametrize("name", ["nested", "three", "sliced"])
+def test_the_engine_has_the_weights_that_were_measured(built: dict[str, Path], name: str) -> None:
+    ensemble = Ensemble.open(built[name], verify=True)
+    expected = digests_by_position(ensemble)
+    running = ElasticModel.load(ensemble, kv_pages=8, compute=choose_compute("auto", 1))
+    for position in (0, len(expected) - 1, len(expected) // 2, 0):
+        move(running, position)
+        assert digests(running) == expected[position]
+        generate(running, tokens=3)
+    running.close()
+
+
+def test_it_is_evaluated_and_reported(built: dict[str, Path], model: Path, tmp_path: Path) -> None:
+    text = tmp_path / "other.txt"
+    text.write_text(TEXT[::-1] * 40)
+    given = ["--text", str(text), "--checkpoint", str(model)]
+    assert main(["eval", str(built["three"]), *given, "--positions", "0,N"]) == 0
+    assert main(["report", str(built["three"]), *given, "--points", "3"]) == 0
+
+
+def test_pruning_takes_the_residuals_of_the_best_level_first(
+    built: dict[str, Path], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(built["three"]), "--rate", "0.4", "--checkpoint", str(model), *QUICK]
+    assert main(["prune", *given, "--out", str(tmp_path / "pruned")]) == 0
+    before, after = read_manifest(built["three"]), read_manifest(tmp_path / "pruned")
+    assert after.pruning is not None
+    dropped = {level: set(keys) for level, keys in after.pruning.dropped.items()}
+    assert set(dropped) <= {"8.0", "4.0"}
+    assert dropped.get("4.0", set()) <= dropped["8.0"]
+    gone = [
+        entry.nbytes
+        for whole, left in zip(stores(built["three"]), stores(tmp_path / "pruned"), strict=True)
+        for entry in (whole.index[name] for name in set(whole.index.names()) - set(left.index.names()))
+    ]
+    assert sum(gone) == after.pruning.dropped_bytes
+    assert disk_bytes(before) - disk_bytes(after) >= sum(gone)
+    ensemble = Ensemble.open(tmp_path / "pruned")
+    expected = digests_by_position(ensemble)
+    running = ElasticModel.load(ensemble, kv_pages=8, compute=choose_compute("auto", 1))
+    for position in (0, len(expected) - 1, 0):
+        move(running, position)
+        assert digests(running) == expected[position]
+    running.close()
+    capsys.readouterr()
+    assert main(["prune", *given, "--keep", "best", "--out", str(tmp_path / "best")]) == 2
+    assert "cannot be dropped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--levels", "5,4"], "less than 2 apart"),
+        (["--from-checkpoints", "a,b"], "--nested cannot be used with --from-checkpoints"),
+    ],
+)
+def test_what_cannot_be_nested_is_said(
+    model: Path, tmp_path: Path, options: Sequence[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = [] if "--from-checkpoints" in options else [str(model)]
+    assert main([*source, *options, "--nested", "--out", str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_residuals_are_no_model_by_themselves(
+    built: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    levels = [str(built["nested"] / "levels" / name) for name in ("8.0", "4.0")]
+    assert main(["--from-checkpoints", ",".join(levels), "--out", str(tmp_path / "out")]) == 3
+    assert "no model by itself" in capsys.readouterr().err
