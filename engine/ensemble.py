@@ -118,6 +118,12 @@ class Ensemble:
         """Where `tokenizer.json` and its settings lie."""
         return self.common.folder
 
+    @property
+    def model_folder(self) -> Path:
+        """The best level that is a model by itself."""
+        level = next(level for level in self.manifest.levels if level.on is None)
+        return self.folder / level.store
+
     def sequence(self, name: str | None = None) -> TransitionSequence:
         """The sequence of that name; the default one without.
 

@@ -49,6 +49,7 @@ def run(given: Sequence[str]) -> None:
         "       flexquant-build report ENSEMBLE --text FILE [options]\n"
         "       flexquant-build compare CHECKPOINT --levels 8,2 --text FILE --out DIR [options]\n"
         "       flexquant-build prune ENSEMBLE --limit BYTES --out DIR [options]\n"
+        "       flexquant-build export ENSEMBLE --level 4.0 --out DIR [options]\n"
         "       flexquant-build granularity MODEL --levels 8,4 [options]\n"
         "       flexquant-build sample-text MODEL --tokens N --seed S --out FILE"
     )

@@ -7,7 +7,7 @@ from typing import Final
 from flexquant.engine.errors import FlexQuantError
 from flexquant.engine.thread_waiting import sleep_while_waiting
 
-_FROM_THE_START: Final = ("eval", "granularity", "report", "sample-text")
+_FROM_THE_START: Final = ("eval", "export", "granularity", "report", "sample-text")
 """Commands that keep nothing of a run that was interrupted."""
 
 
@@ -51,6 +51,10 @@ def _run(given: Sequence[str]) -> None:
             from flexquant.ensemble_builder.compare import command as compare_command
 
             compare_command.run(rest)
+        case ["export", *rest]:
+            from flexquant.ensemble_builder import export_command
+
+            export_command.run(rest)
         case ["granularity", *rest]:
             from flexquant.ensemble_builder.report import granularity_command
 

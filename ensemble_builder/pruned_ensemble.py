@@ -160,7 +160,7 @@ def prune_ensemble(
                 windows=text_windows(
                     search.text,
                     search.tokens,
-                    model=checkpoint or ensemble.common.folder,
+                    model=checkpoint or ensemble.model_folder,
                     seed=search.seed if manifest.quantization is None else search.seed + 1,  # the build's own text
                     kept=place.work / "search.txt",
                     progress=progress,

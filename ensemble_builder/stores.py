@@ -39,11 +39,12 @@ class Store:
 
     def weights(self, kept_bytes: int = KEPT_BYTES) -> BoundedWeights:
         """Return the weights for running the whole store or parts of it; see `BoundedWeights`."""
-        return BoundedWeights(self._open, kept_bytes)
+        return BoundedWeights(self.opened, kept_bytes)
 
-    def _open(self) -> Exl2Weights:
+    def opened(self) -> Exl2Weights:
+        """Return the weights, of which nothing has been read yet."""
         absent = {shape.key for shape in self.config.linears()} - self.specs.keys()
-        return Exl2Weights(self.index, self.config, absent, None if self.below is None else self.below._open())
+        return Exl2Weights(self.index, self.config, absent, None if self.below is None else self.below.opened())
 
     def resident(self, key: str, columns: Columns | None = None) -> int:
         """Return the payload bytes of a linear layer, or of some of its columns, with what lies below them.

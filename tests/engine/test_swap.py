@@ -50,9 +50,12 @@ def check_contents(swapper: Swapper, residency: Residency, registry: MemoryRegis
     """Arenas hold what the position says, are as long as it says, and the books agree."""
     books = registry.snapshot()
     blocks = residency.blocks(swapper.position)
-    for bundle, block in enumerate(blocks):
-        found, arena = swapper.resident(bundle)
+    for number, block in enumerate(blocks):
+        found, arena = swapper.resident(number)
         assert found == block
+        assert (arena is None) == (not block.placed)
+        if arena is None:
+            continue
         assert arena.mapped_bytes == block.mapped
         with arena.memory() as memory:
             for place in block.placed:
@@ -324,7 +327,9 @@ def test_positions_outside_the_sequence_are_refused(position: int) -> None:
 
 def test_a_view_that_was_kept_is_found_before_it_can_crash() -> None:
     with swapper_on(ladder(modules=1)) as (swapper, residency, registry):
-        view = swapper.resident(0)[1].array()
+        arena = swapper.resident(0)[1]
+        assert arena is not None
+        view = arena.array()
         future = swapper.move_to(1)
         with pytest.raises(RuntimeError, match="view"):
             swapper.safe_point()

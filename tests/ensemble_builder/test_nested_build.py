@@ -1,5 +1,6 @@
 """Nested ensembles through the command line: what is stored, what it is worth, and that everything else knows it."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from flexquant.engine.weights import DenseWeights
 from flexquant.ensemble_builder.cli import main
 from flexquant.ensemble_builder.pruned_ensemble import disk_bytes
 from flexquant.ensemble_builder.store_writer import QUANTIZED_NAME
-from flexquant.ensemble_builder.stores import Store, stores_of
+from flexquant.ensemble_builder.stores import Store, open_store, stores_of
 from support.elastic_models import digests, digests_by_position, generate, move
 from support.tiny_checkpoint import TEXT, tiny_checkpoint, write_texts
 
@@ -157,3 +158,51 @@ def test_residuals_are_no_model_by_themselves(
     levels = [str(built["nested"] / "levels" / name) for name in ("8.0", "4.0")]
     assert main(["--from-checkpoints", ",".join(levels), "--out", str(tmp_path / "out")]) == 3
     assert "no model by itself" in capsys.readouterr().err
+
+
+def test_levels_are_exported(
+    built: dict[str, Path], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The low one as it is, the best one rounded anew; both load by themselves."""
+    text = tmp_path / "other.txt"
+    text.write_text(TEXT[::-1] * 40)
+    low, best = tmp_path / "low", tmp_path / "best"
+    assert main(["export", str(built["nested"]), "--level", "4.0", "--out", str(low)]) == 0
+    assert "copied bit by bit" in capsys.readouterr().out
+    for path in (built["nested"] / "levels" / "4.0").iterdir():
+        assert (low / path.name).read_bytes() == path.read_bytes()
+    assert (
+        main(["export", str(built["nested"]), "--level", "8.0", "--out", str(best), "--text", str(text), "--json"]) == 0
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert 8 < found["bits_per_weight"] < 10
+    assert found["kl"] < 0.01
+    assert found["perplexity"] == pytest.approx(found["level_perplexity"], rel=0.01)
+    (nested, _), exported = stores(built["nested"]), open_store(best, "8.0", 8.0)
+    assert exported.below is None
+    assert error_of(exported, model) < 3 * error_of(nested, model)
+    pair = ["--from-checkpoints", f"{best},{low}", "--out", str(tmp_path / "again"), "--search-text", str(text)]
+    assert main([*pair, *QUICK]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--level", "5.0"], 2, "no such level"),
+        (["--level", "8.0"], 2, "has to be measured"),
+    ],
+)
+def test_what_cannot_be_exported_is_said(
+    built: dict[str, Path],
+    tmp_path: Path,
+    options: Sequence[str],
+    code: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["export", str(built["nested"]), *options, "--out", str(tmp_path / "out")]) == code
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    assert main(["export", str(built["nested"]), "--level", "4.0", "--out", str(tmp_path / "out")]) == 3
+    assert "is there already" in capsys.readouterr().err

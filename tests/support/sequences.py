@@ -23,14 +23,31 @@ class Plan:
                 at[move.module] = move.to_variant
         return at
 
+    def resident(self, position: int) -> set[tuple[str, int]]:
+        """Modules and variants that are in memory there: a variant, and all that it is added to."""
+        found = set()
+        for name, variant in self.assignment(position).items():
+            last = variant
+            while self.sizes[name][last].residual:
+                last += 1
+            found |= {(name, below) for below in range(variant, last + 1)}
+        return found
+
 
 @st.composite
 def plans(draw: st.DrawFn, *, largest: int = 400_000) -> Plan:
-    """One to six modules with one to three variants each; transitions move one to three of them, some never move."""
+    """One to six modules with one to three variants each; transitions move one to three of them, some never move.
+
+    The first variants of some modules are residuals.
+    """
     sizes: dict[str, list[VariantSize]] = {}
     for number in range(draw(st.integers(1, 6))):
         spans = sorted(draw(st.lists(st.integers(1, largest // 64), min_size=1, max_size=3)), reverse=True)
-        sizes[f"m{number}"] = [VariantSize(payload=span * 64 - span % 64, span=span * 64) for span in spans]
+        residuals = draw(st.integers(0, len(spans) - 1))
+        sizes[f"m{number}"] = [
+            VariantSize(payload=span * 64 - span % 64, span=span * 64, residual=variant < residuals)
+            for variant, span in enumerate(spans)
+        ]
     at = dict.fromkeys(sizes, 0)
     transitions: list[Transition] = []
     while movable := [name for name, variant in at.items() if variant + 1 < len(sizes[name])]:
