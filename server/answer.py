@@ -49,10 +49,10 @@ class Answer:
         )
         self._echo = request.prompt if request.echo else ()
         self._scores_all = request.scores_prompt
-        # A constraint is one on the text as it is; of an echoed prompt, the tokenizer's own space is no part.
-        self._text = tokenizer.stream(
-            spelled=request.spelled_tokens, verbatim=request.constraint is not None and not request.echo
-        )
+        # A constraint is one on the text as it is, and what goes on in a text begins with the model's own space. Of an
+        # echoed prompt, the tokenizer's space is no part.
+        as_it_is = request.constraint is not None or request.continues
+        self._text = tokenizer.stream(spelled=request.spelled_tokens, verbatim=as_it_is and not request.echo)
         self._stops = StopMatcher(request.stops)
         self._marks = TokenMarks()
         self._start = self._end = self._worst = model.position

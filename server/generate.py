@@ -94,6 +94,7 @@ def generation_requests(
     *,
     logprobs: int | None,
     echo: bool = False,
+    continues: bool = False,
     spelled_tokens: frozenset[int] = frozenset(),
     grammar: CompiledGrammar | None = None,
 ) -> list[GenerationRequest]:
@@ -106,6 +107,7 @@ def generation_requests(
         daemon: Whose model, engine and controller they are for.
         logprobs: How many of the likeliest tokens the score of a token has; None scores none.
         echo: Answers begin with their prompts.
+        continues: Answers go on in the text of their prompts, where there is any.
         spelled_tokens: Special tokens that are told as text.
         grammar: What each answer has to be; None for anything.
 
@@ -151,6 +153,7 @@ def generation_requests(
                     exact=daemon.controller.pinned,
                     logprobs=logprobs,
                     echo=echo,
+                    continues=continues and any(token != daemon.model.tokenizer.bos_id for token in prompt),
                     spelled_tokens=spelled_tokens,
                     constraint=None if grammar is None else grammar.start(ignore_eos=bool(fields.ignore_eos)),
                 )

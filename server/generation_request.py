@@ -23,6 +23,7 @@ class GenerationRequest:
         exact: Use only such keys and values of earlier prompts again as were computed at the model's present position.
         logprobs: Score every token of the answer, with so many of the likeliest ones; None scores none.
         echo: The answer begins with the prompt.
+        continues: The answer goes on in the prompt's text, and is no text of its own.
         spelled_tokens: Special tokens that are told as text, spelled as in the vocabulary.
         constraint: What the answer has to be; no other request's, for it follows the answer.
     """
@@ -35,6 +36,7 @@ class GenerationRequest:
     exact: bool = False
     logprobs: int | None = None
     echo: bool = False
+    continues: bool = False
     spelled_tokens: frozenset[int] = frozenset()
     constraint: Constraint | None = None
 

@@ -59,7 +59,14 @@ async def completions(
     max_tokens = DEFAULT_MAX_TOKENS if body.most_tokens is None else body.most_tokens
     grammar = await requested_grammar(daemon.model, body)
     generations = generation_requests(
-        body, prompts, max_tokens, daemon, logprobs=body.logprobs, echo=bool(body.echo), grammar=grammar
+        body,
+        prompts,
+        max_tokens,
+        daemon,
+        logprobs=body.logprobs,
+        echo=bool(body.echo),
+        continues=True,
+        grammar=grammar,
     )
     shape = _CompletionShape(daemon.model.tokenizer, logprobs=body.logprobs is not None)
     return await answer(request, daemon, body, generations, shape)

@@ -10,10 +10,11 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from flexquant.engine.errors import CheckpointError, UnsupportedModelError
 from flexquant.engine.tokenizer import Tokenizer
+from support.llama_2_like import like_llama_2
 
 DOCS_LLAMA = Path(__file__).parents[1] / "assets" / "docs-llama"
 TEXT = st.text(
@@ -31,23 +32,6 @@ def write(folder: Path, tokenizer: tokenizers.Tokenizer, settings: Mapping[str, 
     if settings is not None:
         (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
-
-
-def like_llama_2() -> tokenizers.Tokenizer:
-    """Pieces with "▁" for a space, single bytes for everything else, one space put before a text."""
-    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
-    for piece in ["▁", "a", "b", "▁a", "▁▁", "ab", ".", "é"]:
-        vocabulary[piece] = len(vocabulary)
-    model = models.BPE(
-        vocabulary, [("▁", "a"), ("▁", "▁"), ("a", "b")], unk_token="<unk>", fuse_unk=True, byte_fallback=True
-    )
-    tokenizer = tokenizers.Tokenizer(model)
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
-    return tokenizer
 
 
 @pytest.fixture(scope="module")

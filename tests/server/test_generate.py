@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from flexquant.server.stop_strings import StopMatcher
 from flexquant.server.streaming import HEARTBEAT
 from support.fake_daemon import CONTEXT, FakeDaemon, fake_daemon
 from support.fake_model import next_token
+from support.llama_2_like import write_llama_2_like
 
 Json = dict[str, Any]
 TEXT = "/v1/completions"
@@ -85,6 +87,22 @@ def test_chat_has_openais_shape(daemon: FakeDaemon) -> None:
         "refusal": None,
     }
     assert body["usage"]["prompt_tokens"] == len(prompt), "BOS is there once"
+
+
+@pytest.mark.parametrize("echo", [False, True])
+def test_a_completion_goes_on_in_the_prompts_text(tmp_path: Path, echo: bool) -> None:
+    """Tokenizers like Llama 2's put a space before a text and take one away; the model's own stays."""
+    write_llama_2_like(tmp_path, tokens=4096)
+    with fake_daemon(tokenizer_folder=tmp_path) as daemon:
+        daemon.model.script = daemon.tokenizer.encode("a b", bos=False)[:2]
+        asked: list[tuple[str, Json]] = [(TEXT, {"prompt": "b"}), (TEXT, {"prompt": [1]}), (CHAT, {"messages": USER})]
+        whole, alone, chat = (
+            post(daemon, path, {**body, "max_tokens": 2, "echo": echo and path == TEXT}).json()["choices"][0]
+            for path, body in asked
+        )
+        assert whole["text"] == ("b a " if echo else " a ")
+        assert alone["text"] == "a ", "nothing goes before it"
+        assert chat["message"]["content"] == "a "
 
 
 def test_streamed_chat_begins_with_the_role_and_ends_with_the_reason(daemon: FakeDaemon) -> None:
