@@ -26,12 +26,11 @@ from flexquant.server.generation_request import (
     GenerationRequest,
     Started,
     Text,
-    Usage,
 )
 from flexquant.server.job import Job
-from flexquant.server.request_log import usage_fields
 from flexquant.server.streaming import HEADERS, HEARTBEAT_S, MEDIA_TYPE, server_sent
 from flexquant.server.token_marks import MarkedToken
+from flexquant.server.totals import Totals
 
 POSITION_HEADER: Final = "x-flexquant-position"
 _MANY_TOKENS: Final = 100
@@ -197,7 +196,7 @@ async def answer(
         daemon.model.id,
         daemon.model.fingerprint(started.position),
     )
-    totals = _Totals(fields.n or 1)
+    totals = Totals(fields.n or 1)
     headers = {POSITION_HEADER: str(started.position)}
     if fields.stream:
         chunks = _chunks(request, events, frame, shape, totals, include_usage=fields.include_usage)
@@ -232,7 +231,7 @@ async def _chunks(
     events: AsyncIterator[tuple[int, Event] | None],
     frame: Frame,
     shape: Shape,
-    totals: "_Totals",
+    totals: Totals,
     *,
     include_usage: bool,
 ) -> AsyncGenerator[Mapping[str, Any] | None, None]:
@@ -315,57 +314,3 @@ async def _cancel_when_gone(request: Request, job: Job, events: asyncio.Queue[tu
         pass
     job.cancel()
     events.put_nowait((0, Failed(client_gone())))  # of a job that waits, the engine says no more
-
-
-class _Totals:
-    """What all sequences of a request took together.
-
-    Args:
-        choices: Of each prompt, whose tokens count once.
-    """
-
-    def __init__(self, choices: int) -> None:
-        self._choices = choices
-        self._ended: dict[int, Finished | Cut] = {}
-
-    @property
-    def known(self) -> bool:
-        """Whether any has ended."""
-        return bool(self._ended)
-
-    def add(self, index: int, ended: Finished | Cut) -> None:
-        """Sequence `index` has ended; it stays finished once it is."""
-        self._ended.setdefault(index, ended)
-
-    def usage(self) -> dict[str, Any]:
-        """The answer's `usage`."""
-        total = self._sum()
-        return {
-            "prompt_tokens": total.prompt_tokens,
-            "completion_tokens": total.completion_tokens,
-            "total_tokens": total.prompt_tokens + total.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": total.cached_tokens},
-            "flexquant": {
-                "position_start": total.position_start,
-                "position_end": total.position_end,
-                "position_worst": total.position_worst,
-            },
-        }
-
-    def log(self, request: Request) -> None:
-        """Add to the request's line in the log."""
-        reasons = "+".join(sorted({ended.reason for ended in self._ended.values() if isinstance(ended, Finished)}))
-        request.scope["flexquant.log"].update(finish=reasons, **usage_fields(self._sum()))
-
-    def _sum(self) -> Usage:
-        every = [self._ended[index].usage for index in sorted(self._ended)]
-        # A prompt's first choice has always begun before the others.
-        first_choices = [ended.usage for index, ended in self._ended.items() if index % self._choices == 0]
-        return Usage(
-            prompt_tokens=sum(usage.prompt_tokens for usage in first_choices),
-            cached_tokens=sum(usage.cached_tokens for usage in first_choices),
-            completion_tokens=sum(usage.completion_tokens for usage in every),
-            position_start=every[0].position_start,
-            position_end=every[-1].position_end,
-            position_worst=max(usage.position_worst for usage in every),
-        )
