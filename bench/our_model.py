@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from bench.scale import BITS, BenchShape
+from bench.scale import BITS, NESTED_BITS, BenchShape
 from bench.worker import ROOT
 
 # The tests have the writer of random ensembles, and `tests` is no installed package: this is the one place of the
@@ -22,8 +22,14 @@ from support.ensembles import Shape, random_ensemble
 __all__ = ["dense_checkpoint", "random_ensemble", "replace_tokenizers", "tests_shape", "tokenizer_of", "write_ensemble"]
 
 
-def write_ensemble(folder: Path, shape: BenchShape) -> None:
-    """Write the ensemble unless it is there already. It appears under its name when it is complete."""
+def write_ensemble(folder: Path, shape: BenchShape, *, nested: bool = False) -> None:
+    """Write the ensemble unless it is there already. It appears under its name when it is complete.
+
+    Args:
+        folder: The ensemble's.
+        shape: Of the model.
+        nested: 8 bits are 4 bits and what is added to them; there are no other levels.
+    """
     if folder.exists():
         return
     unfinished = folder.with_name(folder.name + ".part")
@@ -31,7 +37,8 @@ def write_ensemble(folder: Path, shape: BenchShape) -> None:
     random_ensemble(
         unfinished,
         tests_shape(shape),
-        bits=BITS,
+        bits=NESTED_BITS if nested else BITS,
+        nested=nested,
         shared_orders=True,  # as ensembles have that our builder makes
     )
     replace_tokenizers(unfinished, shape.vocab)

@@ -1,16 +1,22 @@
 """What moving costs whoever is reading: times between tokens while the model goes down and up again."""
 
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
+
+import psutil
 
 from bench.prompts import prompt
 from flexquant.engine.elastic_model import ElasticModel
 from flexquant.engine.generation import Generation
+from flexquant.engine.memory.process import anonymous_bytes
 from flexquant.server.elastic_facade import GROW_SECONDS, GROW_SHARE, SHRINK_SECONDS, SHRINK_SHARE
 
 _PROMPT: Final = 16
 _WARM: Final = 8
+_LOOK_SECONDS: Final = 0.001
 
 
 def there_and_back(last: int) -> Iterator[int]:
@@ -69,12 +75,50 @@ def give_back(model: ElasticModel, last: int) -> dict[str, float]:
     """Go from 0 to `last` and back as fast as it goes, with nothing else to do.
 
     Returns:
-        `freed`, bytes that are no longer mapped at `last`, the spare not counted; `down` and `up`, seconds.
+        `freed`, bytes that are no longer mapped at `last`, the spare not counted; `down` and `up`, seconds; `read_down`
+        and `read_up`, bytes that the process read meanwhile; `risen`, bytes by which its anonymous memory was ever
+        higher on the way down than before.
     """
-    before = model.resident_bytes().mapped
+    before, read = model.resident_bytes().mapped, _bytes_read()
     down = _move(model, last)
-    freed = before - model.resident_bytes().mapped
-    return {"freed": freed, "down": down, "up": _move(model, 0)}
+    freed, read_down = before - model.resident_bytes().mapped, _bytes_read() - read
+    up = _move(model, 0)
+    read_up = _bytes_read() - read - read_down
+    with _highest() as highest:  # on a trip of its own, because looking reads files, too
+        _move(model, last)
+    _move(model, 0)
+    return {
+        "freed": freed,
+        "down": down,
+        "up": up,
+        "read_down": read_down,
+        "read_up": read_up,
+        "risen": max(0, highest[-1] - highest[0]),
+    }
+
+
+def _bytes_read() -> int:
+    """What the process has read from files so far."""
+    return int(psutil.Process().io_counters().read_chars)
+
+
+@contextmanager
+def _highest() -> Iterator[list[int]]:
+    """The process's anonymous memory at first, and the highest that was seen meanwhile."""
+    found = [anonymous_bytes()] * 2
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(_LOOK_SECONDS):
+            found[-1] = max(found[-1], anonymous_bytes())
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        looking.join()
 
 
 def _generation(model: ElasticModel, tokens: int) -> Generation:

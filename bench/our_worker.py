@@ -36,9 +36,9 @@ class OurEngine:
         """Which kernels compute on this machine, and versions."""
         return {"kernels": choose_compute().name, "torch": version("torch"), "version": version("flexquant")}
 
-    def write(self, folder: str, shape: Mapping[str, Any]) -> None:
+    def write(self, folder: str, shape: Mapping[str, Any], nested: bool) -> None:
         """Write the ensemble unless it is there."""
-        write_ensemble(Path(folder), BenchShape(**shape))
+        write_ensemble(Path(folder), BenchShape(**shape), nested=nested)
 
     def open(self, folder: str, threads: int, kv_pages: int) -> dict[str, Any]:
         """Load the ensemble at its best position, KV pages of 16 bits."""

@@ -5,6 +5,8 @@ from typing import Final
 
 BITS: Final = (8, 4, 3, 2)
 """Levels of our model: widths of all layers and the head, in groups of 32 weights."""
+NESTED_BITS: Final = (8, 4)
+"""Levels of our nested model."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,9 +50,17 @@ class Session:
     @cached_property
     def ensemble(self) -> Path:
         """Our model, written if it is not there."""
-        folder = self.models / f"ours-{self.scale.shape.name}"
+        return self._written("ours", nested=False)
+
+    @cached_property
+    def nested_ensemble(self) -> Path:
+        """The same model, nested, written if it is not there."""
+        return self._written("nested", nested=True)
+
+    def _written(self, name: str, *, nested: bool) -> Path:
+        folder = self.models / f"{name}-{self.scale.shape.name}"
         with _our_worker() as worker:
-            worker.ask("write", folder=str(folder), shape=dataclasses.asdict(self.scale.shape))
+            worker.ask("write", folder=str(folder), shape=dataclasses.asdict(self.scale.shape), nested=nested)
         return folder
 
     def uniform_position(self, bits: int) -> int:
@@ -60,10 +68,11 @@ class Session:
         return BITS.index(bits) * self.scale.shape.linears
 
     @contextmanager
-    def ours(self) -> Iterator[tuple[Worker, list[int]]]:
+    def ours(self, *, nested: bool = False) -> Iterator[tuple[Worker, list[int]]]:
         """A worker with our model at position 0, and the footprints of its positions in bytes."""
+        folder = self.nested_ensemble if nested else self.ensemble
         with _our_worker(OMP_NUM_THREADS=str(self.threads)) as worker:
-            opened = worker.ask("open", folder=str(self.ensemble), threads=self.threads, kv_pages=_KV_PAGES)
+            opened = worker.ask("open", folder=str(folder), threads=self.threads, kv_pages=_KV_PAGES)
             yield worker, opened["footprints"]
 
     def daemon_command(self, position: int) -> list[str]:

@@ -98,6 +98,11 @@ class Step:
         """Whether the step goes down the sequence, to less memory."""
         return self.end > self.start
 
+    @property
+    def reads(self) -> bool:
+        """Whether anything has to be read; not where residuals go."""
+        return any(change.new.placed for change in self.changes)
+
 
 class Residency:
     """The plan of one sequence: blocks at every position, and the steps between neighbours.

@@ -2,7 +2,7 @@
 
 Two threads meet here. The *loader* prepares the next step, never more than one ahead. The *engine thread* publishes a
 prepared step at a safe point, when no tensor view of an arena is alive. A step that cannot be loaded leaves the
-position where it was.
+position where it was. A step that reads nothing takes the engine thread alone.
 """
 
 import logging
@@ -89,7 +89,7 @@ class Swapper:
         make_arenas: Callable[..., Arenas[Any]] = ArenaSet,
     ) -> None:
         self.on_ready: Callable[[], None] = lambda: None
-        """Called on the loader thread when a step waits for a safe point."""
+        """Called, mostly on the loader thread, when a step waits for a safe point."""
         self.on_published: Callable[[int], None] = lambda _position: None
         """Called on the engine thread with the new position after every step."""
         self._residency = residency
@@ -166,9 +166,12 @@ class Swapper:
                 self._prepared = None
             reached = self._position
             settled = self._take_settled()
+            waits = self._waits_for_nothing()
             self._changed.notify_all()
         _resolve(superseded, reached)
         _resolve(settled, reached)
+        if waits:
+            self.on_ready()
         return future
 
     def safe_point(self) -> None:
@@ -179,12 +182,14 @@ class Swapper:
         """
         if self._position == self._target:  # the common case takes no lock; a move missed here is seen next time
             return
-        started = self._clock()
+        started, first = self._clock(), True
         while True:
             with self._changed:
-                prepared = self._await_prepared(started)
+                prepared = self._await_prepared(started, first=first)
                 if prepared is None:
-                    return
+                    waits = self._waits_for_nothing()
+                    break
+                first = False
                 self._arenas.publish(prepared)
                 self._prepared = None
                 self._published += 1
@@ -195,6 +200,8 @@ class Swapper:
                 self._changed.notify_all()
             self.on_published(reached)
             _resolve(settled, reached)
+        if waits:
+            self.on_ready()  # an engine thread that has nothing else to do comes again
 
     def close(self) -> None:
         """Stop the loader and unmap everything. Engine thread, or after it ended; closing twice is allowed."""
@@ -210,16 +217,37 @@ class Swapper:
         _fail(waiting, ClosedError("the model was closed during the move"))
         self._arenas.release()
 
-    def _await_prepared(self, started: float) -> PreparedStep | None:
-        """Wait for a prepared step; None when there is none to come, or none within the budget."""
+    def _await_prepared(self, started: float, *, first: bool) -> PreparedStep | None:
+        """Wait for a prepared step; None when there is none to come, or none within the budget.
+
+        The `first` one of a safe point that need not be waited for is within any budget.
+        """
         while self._prepared is None:
-            if self._position == self._target:
+            step = self._next_step()
+            if step is None:
                 return None
             remaining = None if self._budget_s is None else started + self._budget_s - self._clock()
+            if not step.reads and (first or remaining is None or remaining > 0):
+                return self._prepare(step)
             if remaining is not None and remaining <= 0:
                 return None
             self._changed.wait(remaining)
         return self._prepared
+
+    def _next_step(self) -> Step | None:
+        """The step toward the target; None at the target."""
+        if self._position == self._target:
+            return None
+        return self._residency.step(self._position, self._position + (1 if self._target > self._position else -1))
+
+    def _waits_for_nothing(self) -> bool:
+        """Whether the next step could be published without reading anything."""
+        step = None if self._prepared is not None or self._closed else self._next_step()
+        return step is not None and not step.reads
+
+    def _prepare(self, step: Step) -> PreparedStep:
+        prepared: PreparedStep = self._arenas.prepare(step)
+        return prepared
 
     def _take_settled(self) -> list[Future[int]]:
         """The futures to resolve if the target is reached."""
@@ -238,14 +266,15 @@ class Swapper:
     def _run_loader(self) -> None:
         while True:
             with self._changed:
-                while not self._closed and (self._position == self._target or self._prepared is not None):
+                while True:
+                    step = self._next_step()
+                    if self._closed or (step is not None and step.reads and self._prepared is None):
+                        break
                     self._changed.wait()
-                if self._closed:
+                if self._closed or step is None:
                     return
-                toward = 1 if self._target > self._position else -1
-                step = self._residency.step(self._position, self._position + toward)
             try:
-                prepared = self._arenas.prepare(step)
+                prepared = self._prepare(step)
             except Exception as error:  # whatever it was, the model keeps serving where it is
                 self._give_up(step, error)
                 continue

@@ -5,7 +5,7 @@ from typing import Final
 
 from bench.row import Row
 from bench.session import Session
-from bench.suites import batch, context, decode, load, memory, prefill, pressure, reaction, serve, swap
+from bench.suites import batch, context, decode, load, memory, nested, prefill, pressure, reaction, serve, swap
 
 SUITES: Final[Mapping[str, Callable[[Session], list[Row]]]] = {
     "decode": decode.run,
@@ -16,6 +16,7 @@ SUITES: Final[Mapping[str, Callable[[Session], list[Row]]]] = {
     "serve": serve.run,
     "memory": memory.run,
     "swap": swap.run,
+    "nested": nested.run,
     "reaction": reaction.run,
     "pressure": pressure.run,
 }

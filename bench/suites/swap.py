@@ -25,13 +25,14 @@ def run(session: Session) -> list[Row]:
         moves = [engine.ask("give_back", last=last) for _ in range(_FASTEST_ROUNDS)]
     sweeps = f"{session.scale.sweeps} sweeps 0 to {last} to 0 (8 to 4 bits), {len(paced)} tokens, one step per token"
     return [
-        *_pauses(sweeps, paced, steady),
+        *pauses(f"swap, {sweeps}", paced, steady),
         _speed("given back", last, [move["freed"] / move["down"] for move in moves]),
         _speed("taken again, 4 to 8 bits", last, [move["freed"] / move["up"] for move in moves]),
     ]
 
 
-def _pauses(sweeps: str, paced: Samples, steady: Samples) -> list[Row]:
+def pauses(sweeps: str, paced: Samples, steady: Samples) -> list[Row]:
+    """Times between tokens in sweeps, beside the same tokens when nothing moves."""
     milliseconds = {"paced": [1000 * value for _, value in paced], "steady": [1000 * value for _, value in steady]}
     baseline = {position: Figure.of(values).median for position, values in by_key(steady).items()}
     relative = percentile(over_baseline(paced, baseline), _SHARE)
@@ -39,7 +40,7 @@ def _pauses(sweeps: str, paced: Samples, steady: Samples) -> list[Row]:
     same = "the same positions, nothing moves"
     return [
         Row(
-            f"swap, {sweeps}: time between tokens, p99",
+            f"{sweeps}: time between tokens, p99",
             "ms",
             Figure.exact(percentile(milliseconds["paced"], _SHARE)),
             Figure.exact(percentile(milliseconds["steady"], _SHARE)),
@@ -47,7 +48,7 @@ def _pauses(sweeps: str, paced: Samples, steady: Samples) -> list[Row]:
             less_is_better=True,
         ),
         Row(
-            "swap, same sweeps: time between tokens, median",
+            f"{sweeps}: time between tokens, median",
             "ms",
             Figure.exact(percentile(milliseconds["paced"], 0.5)),
             Figure.exact(percentile(milliseconds["steady"], 0.5)),
@@ -55,7 +56,7 @@ def _pauses(sweeps: str, paced: Samples, steady: Samples) -> list[Row]:
             less_is_better=True,
         ),
         Row(
-            "swap, same sweeps: each token over the steady median at its position, p99",
+            f"{sweeps}: each token over the steady median at its position, p99",
             "times",
             Figure.exact(relative),
             Figure.exact(steady_relative),
