@@ -26,7 +26,10 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
 def test_models(client: openai.OpenAI) -> None:
     (model,) = client.models.list().data
     assert model.object == "model"
-    assert client.models.retrieve("demo").id == model.id
+    found = client.models.retrieve("demo")
+    assert found.id == "demo"
+    assert found.model_extra is not None
+    assert found.model_extra["root"] == model.id
     with pytest.raises(openai.NotFoundError) as refused:
         client.models.retrieve("gpt-4o")
     assert refused.value.code == "model_not_found"

@@ -220,9 +220,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         end = min(self.hub.cut_after.pop(name, len(content)), self.hub.hold_after.get(name, len(content)))
+        # Counted first: who has received all of it may ask at once.
+        self.hub.sent[name] = self.hub.sent.get(name, 0) + max(end - start, 0)
         self.wfile.write(content[start:end])
         self.wfile.flush()
-        self.hub.sent[name] = self.hub.sent.get(name, 0) + max(end - start, 0)
         if end < len(content):
             if name in self.hub.hold_after:
                 self.hub.held.set()

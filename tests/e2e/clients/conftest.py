@@ -8,9 +8,6 @@ import pytest
 
 from support.keyed_daemon import KeyedDaemon, keyed_daemon
 
-# Before any client is imported: no test asks a hub.
-os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", LITELLM_LOCAL_MODEL_COST_MAP="True")
-
 
 class _NotAskedFor(pytest.Module):
     """A file of tests that is left unread."""
@@ -21,8 +18,11 @@ class _NotAskedFor(pytest.Module):
 
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
     """Skip what was not asked for by its mark. Once it was, a client that is missing is an error."""
-    asked = parent.config.getoption("markexpr") == "clients"
-    return None if asked else _NotAskedFor.from_parent(parent, path=module_path)
+    if parent.config.getoption("markexpr") != "clients":
+        return _NotAskedFor.from_parent(parent, path=module_path)
+    # Before any client is imported: no test asks a hub. Other tests do, of a hub of their own.
+    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", LITELLM_LOCAL_MODEL_COST_MAP="True")
+    return None
 
 
 @pytest.fixture(scope="session")
