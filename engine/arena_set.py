@@ -30,7 +30,8 @@ class Prepared:
 class ArenaSet:
     """The arenas of a plan, and the spare.
 
-    `prepare` and `discard` may run on another thread than the rest, but never at the same time as `publish`.
+    `prepare` and `discard` may run on another thread than the rest, but not at the same time as `publish`, unless that
+    publishes a step that reads nothing: such a one touches neither the spare nor new arenas.
 
     Args:
         residency: The plan to follow.
