@@ -91,7 +91,9 @@ def test_package_is_built_without_a_working_compiler(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with tarfile.open(distributions[0]) as sdist:
-        sdist.extractall(tmp_path, filter="data")
+        if hasattr(tarfile, "data_filter"):  # Python 3.11.4 and newer
+            sdist.extraction_filter = tarfile.data_filter
+        sdist.extractall(tmp_path)
     source = next(tmp_path.iterdir())
     command = [sys.executable, "-m", "pip", "wheel", "--verbose", "--no-deps", "--no-build-isolation"]
     command += ["--wheel-dir", str(tmp_path / "wheels"), str(source)]

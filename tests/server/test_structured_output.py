@@ -172,8 +172,9 @@ def test_a_constrained_text_is_told_as_it_is(daemon: FakeDaemon, monkeypatch: py
 
     monkeypatch.setattr(Tokenizer, "stream", watched)
     post(daemon, TEXT, {"echo": echo, **ASKED["regex"]})
-    post(daemon, TEXT, {"echo": echo, "max_tokens": 1})
-    assert seen == [not echo, False]
+    post(daemon, CHAT, ASKED["regex"])
+    post(daemon, CHAT, {"max_tokens": 1})
+    assert seen == [not echo, True, False]
 
 
 @pytest.mark.parametrize("path", PROMPTS)
