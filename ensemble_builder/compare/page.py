@@ -131,6 +131,7 @@ def _ensemble(compared: Compared, comparison: Comparison, anchor: str) -> list[s
         ),
         _areas(compared),
         *_beside(compared.beside),
+        *_pruning(compared),
     ]
     if compared.tree is not None:
         shown, left_out = without_tallest(above_taken(compared.tree), LEFT_OUT)

@@ -132,7 +132,8 @@ def test_the_page_needs_nothing_else_and_says_every_finding(out: Path, record: A
             assert finding in said
     anchors = {element.get("id") for element in root.iter()}
     assert all(str(link.get("href")).removeprefix("#") in anchors for link in root.iter("a"))
-    assert len(list(root.iter("svg"))) == 4 + 2 * 4
+    assert len(list(root.iter("svg"))) == 4 + 2 * 6
+    assert said.count("Pruned at several rates") == 2
 
 
 def test_the_same_command_measures_nothing_again(out: Path, given: list[str], record: Any) -> None:
