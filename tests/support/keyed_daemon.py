@@ -49,6 +49,16 @@ class KeyedDaemon:
             assert time.monotonic() < deadline, f"the answer went on:\n{self.daemon.log()}"
             time.sleep(0.05)
 
+    def wait_until_it_answers(self) -> None:
+        """Return as soon as a request is being answered.
+
+        Raises:
+            AssertionError: None was, for a minute.
+        """
+        deadline = time.monotonic() + 60
+        while not self._running():
+            assert time.monotonic() < deadline, f"nobody asked:\n{self.daemon.log()}"
+
     def _left(self) -> int:
         return self.daemon.log().count(" finish=cancelled")
 
