@@ -59,6 +59,7 @@ int main(int argc, char** argv) {
       const long before = checks_passed;
       check_matrices(*set);
       check_extremes(*set);
+      check_residuals(*set);
       check_tiny_activations(*set);
       check_rows(*set);
       check_attention(*set);

@@ -112,7 +112,7 @@ class TestMatrix {
     memcpy(p.runs.data(), runs.data(), static_cast<size_t>(p.runs.bytes()));
     if (!bias_.empty()) memcpy(p.bias.data(), bias_.data(), static_cast<size_t>(p.bias.bytes()));
     p.m = {p.codes.data(), p.scales.data(), p.tables.data(), p.perm.data(), bias_.empty() ? nullptr : p.bias.data(),
-           p.runs.data(), static_cast<int32_t>(runs.size()), in, out, blocks, words, groups,
+           p.runs.data(), nullptr, static_cast<int32_t>(runs.size()), in, out, blocks, words, groups,
            static_cast<int32_t>(units.size()), 0};
     return p;
   }

@@ -206,6 +206,52 @@ inline void check_extremes(const Kernels& kernels) {
   }
 }
 
+// Residuals of every width on every width: the sums of both matrices, and the same bits for a row in any company.
+inline void check_residuals(const Kernels& kernels) {
+  Random random(21);
+  for (int low_bits : {2, 3, 4, 5, 6, 8}) {
+    for (int bits : {2, 3, 4, 5, 6, 8}) {
+      snprintf(subject, sizeof subject, "%s, residuals of %d bits on %d", kernels.name, bits, low_bits);
+      const TestMatrix low({{{low_bits, 64, 2}, {low_bits, 32, 1}}, 40, true}, random);
+      const TestMatrix high({{{bits, 64, 2}, {bits, 32, 1}}, 40}, random, low.perm);
+      const TestMatrix::Packed p = low.pack(kernels), q = high.pack(kernels);
+      fq::Matrix residual = q.m, both = p.m;
+      residual.perm = nullptr;
+      both.residual = &residual;
+      const int rows = 9, blocks = low.columns / kLanes, count = kLanes * blocks;
+      Guarded<float> x(int64_t{low.in} * rows);
+      for (int64_t i = 0; i < x.size(); ++i) x[i] = random.value();
+      const RoundedRows rounded = round_rows(kernels, p, x.data(), rows);
+      for (int row_block = 0; row_block < 2; ++row_block) {
+        const int in_block = row_block == 0 ? 8 : 1;
+        Guarded<float> of_low(count * in_block), of_high(count * in_block), of_both(count * in_block);
+        kernels.multiply(p.m, rounded.x, row_block, 0, blocks, of_low.data());
+        kernels.multiply(q.m, rounded.x, row_block, 0, blocks, of_high.data());
+        kernels.multiply(both, rounded.x, row_block, 0, blocks, of_both.data());
+        for (int64_t i = 0; i < of_both.size(); ++i)
+          CHECK_NEAR(of_both[i], of_low[i] + of_high[i], 1e-4 * (fabs(of_low[i]) + fabs(of_high[i]) + 1e-2));
+        for (int row = 0; row < in_block; ++row) {
+          const float* source = x.data() + int64_t{low.in} * (row_block * 8 + row);
+          const RoundedRows single = round_rows(kernels, p, source, 1);
+          Guarded<float> alone(count);
+          kernels.multiply(both, single.x, 0, 0, blocks, alone.data());
+          for (int block = 0; block < blocks; ++block)
+            for (int i = 0; i < kLanes; ++i)
+              CHECK(alone[block * kLanes + i] == of_both[(int64_t{block} * in_block + row) * kLanes + i]);
+        }
+      }
+      Guarded<float> exact_low(kLanes), exact_high(kLanes), exact_both(kLanes);
+      for (int block = 0; block < blocks; ++block) {
+        kernels.multiply_exact(p.m, x.data(), block, exact_low.data());
+        kernels.multiply_exact(q.m, x.data(), block, exact_high.data());
+        kernels.multiply_exact(both, x.data(), block, exact_both.data());
+        for (int i = 0; i < kLanes; ++i)
+          CHECK_NEAR(exact_both[i], exact_low[i] + exact_high[i], 1e-4 * (fabs(exact_low[i]) + fabs(exact_high[i]) + 1e-2));
+      }
+    }
+  }
+}
+
 // Units of numbers so small that 127 / largest overflows count as zeros; small numbers otherwise do not.
 inline void check_tiny_activations(const Kernels& kernels) {
   snprintf(subject, sizeof subject, "%s, tiny activations", kernels.name);
