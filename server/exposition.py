@@ -47,14 +47,15 @@ class Counter:
     """Only goes up. One thread adds at a time; others may read meanwhile.
 
     Args:
-        name: See `Metric`, as `help` and `labels`.
+        name: See `Metric`, as `labels`.
+        meaning: Its `help`.
         start: Values of labels that are shown as 0 before anything was added.
     """
 
     kind: Final = "counter"
 
-    def __init__(self, name: str, help: str, labels: Labels = (), start: Sequence[Labels] = ()) -> None:  # noqa: A002
-        self.name, self.help, self.labels = name, help, labels
+    def __init__(self, name: str, meaning: str, labels: Labels = (), start: Sequence[Labels] = ()) -> None:
+        self.name, self.help, self.labels = name, meaning, labels
         self._values: dict[Labels, float] = dict.fromkeys(start if labels else [()], 0)
 
     def add(self, amount: float, *labels: str) -> None:
@@ -71,15 +72,16 @@ class Histogram:
     """How often values lay below bounds. One thread observes at a time; others may read meanwhile.
 
     Args:
-        name: See `Metric`, as `help`.
+        name: See `Metric`.
+        meaning: Its `help`.
         bounds: Ascending; each is the largest value of its bucket.
     """
 
     kind: Final = "histogram"
     labels: Final[Labels] = ()
 
-    def __init__(self, name: str, help: str, bounds: Sequence[float]) -> None:  # noqa: A002  # Prometheus' word
-        self.name, self.help = name, help
+    def __init__(self, name: str, meaning: str, bounds: Sequence[float]) -> None:
+        self.name, self.help = name, meaning
         self._bounds = tuple(bounds)
         self._counts = [0] * (len(self._bounds) + 1)
         self._sum = 0.0
