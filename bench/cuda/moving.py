@@ -72,7 +72,7 @@ def _timed_move(model: ElasticModel, position: int, publishing: list[float]) -> 
 
 
 def between_tokens(ensemble: Ensemble, sequence: str, *, sweeps: int, keep_copies: bool) -> dict[str, Any]:
-    """At most one step per token down and up, as the daemon paces moves that are not urgent, beside tokens of a still model."""
+    """Tokens while the model goes down and up as the daemon paces moves, beside tokens of a still model."""
     with on_card(ensemble, tokens=_TOKENS, sequence=sequence, keep_copies=keep_copies) as (model, _):
         last = model.max_position
         paced_sweep(model, last)  # kernels are tuned and files are there then

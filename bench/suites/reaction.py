@@ -260,7 +260,6 @@ def _rows(found: Sequence[Reaction]) -> list[Row]:
     ]
 
 
-
 class BetweenTokens(NamedTuple):
     """99th percentile of the time between tokens of all streams, in milliseconds."""
 

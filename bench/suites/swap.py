@@ -50,9 +50,7 @@ class Sweeps:
             [*self._paced["down"], *self._paced["up"]],
             [*self._steady["down"], *self._steady["up"]],
         )
-        ways = [
-            _pauses(f"{suite}, the way {way}", self._paced[way], self._steady[way])[0] for way in ("down", "up")
-        ]
+        ways = [_pauses(f"{suite}, the way {way}", self._paced[way], self._steady[way])[0] for way in ("down", "up")]
         return [*both, *ways]
 
 

@@ -24,19 +24,16 @@ FQ_INLINE void add_unit(const Ints codes[8], const Inputs& x, int64_t place, Flo
 
 // Bytes ahead at which weights are asked for, into the second-level cache. Measured: with several rows, or with narrow
 // codes, so much arithmetic lies between two loads that the processor by itself does not look far enough ahead; with
-// one row of wide codes it does, and asking costs. What it never sees is where reading goes on after a jump.
+// one row of wide codes it does, and asking costs.
 constexpr int kAhead = 4096;
 
-// Add the units of a run to sums [kRows][16], for the rows of one row block and the columns of one block. `next`: where
-// codes are read after these.
+// Add the units of a run to sums [kRows][16], for the rows of one row block and the columns of one block.
 template <int kRows, int kBits>
 static void multiply_run(const Matrix& m, const Run& run, const Inputs& x, int64_t first_place, int block,
-                         const uint8_t* next, float* sums) {
+                         float* sums) {
   Floats acc[kRows];
   for (int r = 0; r < kRows; ++r) acc[r] = load(sums + kLanes * r);
   const uint8_t* planes = codes_of(m, run, block);
-  const uint8_t* const end = planes + 64 * words_of(run);
-  const bool asks = kRows > 1 || kBits < 4 || next != end;
   const uint8_t* indices = m.scales + (static_cast<int64_t>(block) * m.groups + run.first_group) * 8;
   const uint16_t* table = m.tables + static_cast<int64_t>(run.first_group) * kLanes;
   int64_t place = first_place + static_cast<int64_t>(run.first_unit) * kRows;
@@ -45,10 +42,8 @@ static void multiply_run(const Matrix& m, const Run& run, const Inputs& x, int64
     int rows = run.rows_per_group;
     for (; rows >= kUnitRows; rows -= kUnitRows, planes += 64 * kBits, place += kRows) {
       Ints codes[8];
-      if (asks) {
-        const int64_t past = planes + kAhead - end;
-        const uint8_t* ahead = past < 0 ? planes + kAhead : next + past;
-        for (int i = 0; i < kBits; ++i) __builtin_prefetch(ahead + 64 * i, 0, 2);
+      if constexpr (kRows > 1 || kBits < 4) {
+        for (int i = 0; i < kBits; ++i) __builtin_prefetch(planes + kAhead + 64 * i, 0, 2);
       }
       unpack<kBits>(planes, codes);
       add_unit<kRows, kBits>(codes, x, place, scale, acc);
@@ -72,18 +67,13 @@ static void add_rows(const Matrix& m, const Inputs& x, int64_t first_place, int 
     // A run before the next block: its share of the activations stays in the innermost cache.
     for (int block = first; block < first + count; ++block) {
       float* of_block = sums + kLanes * kRows * (block - first);
-      const uint8_t* next = codes_of(m, run, block + 1);
-      if (block + 1 == first + count) {
-        if (i + 1 < m.n_runs) next = codes_of(m, m.runs[i + 1], first);
-        else if (m.residual) next = codes_of(*m.residual, m.residual->runs[0], first);
-      }
       switch (run.bits) {
-        case 2: multiply_run<kRows, 2>(m, run, x, first_place, block, next, of_block); break;
-        case 3: multiply_run<kRows, 3>(m, run, x, first_place, block, next, of_block); break;
-        case 4: multiply_run<kRows, 4>(m, run, x, first_place, block, next, of_block); break;
-        case 5: multiply_run<kRows, 5>(m, run, x, first_place, block, next, of_block); break;
-        case 6: multiply_run<kRows, 6>(m, run, x, first_place, block, next, of_block); break;
-        default: multiply_run<kRows, 8>(m, run, x, first_place, block, next, of_block); break;
+        case 2: multiply_run<kRows, 2>(m, run, x, first_place, block, of_block); break;
+        case 3: multiply_run<kRows, 3>(m, run, x, first_place, block, of_block); break;
+        case 4: multiply_run<kRows, 4>(m, run, x, first_place, block, of_block); break;
+        case 5: multiply_run<kRows, 5>(m, run, x, first_place, block, of_block); break;
+        case 6: multiply_run<kRows, 6>(m, run, x, first_place, block, of_block); break;
+        default: multiply_run<kRows, 8>(m, run, x, first_place, block, of_block); break;
       }
     }
   }
