@@ -8,6 +8,7 @@ E2E_VENV ?= .venv-e2e
 TORCH ?= torch==2.13.*
 TORCH_INDEX_URL ?=
 ARGS ?=
+JOBS ?= 2
 
 PACKAGES := engine ensemble_builder server clients
 # The editable install links file by file (so that mypy can follow it): a new file asks for a new install. So does a
@@ -29,8 +30,10 @@ help:  ## list the targets
 serve: $(INSTALLED)  ## start the daemon on the embedded demo ensemble (ARGS="--port 9000 ...")
 	$(VENV)/bin/flexquant-serve --model demo $(ARGS)
 
+# Tests of the real daemon measure memory and time: they have the machine to themselves. Exit code 5: no test was chosen.
 test: $(DEVELOPMENT)  ## run the test suite (ARGS="-k name ...")
-	$(VENV)/bin/pytest -m "not slow" $(ARGS)
+	$(VENV)/bin/pytest -m "not slow and not e2e" --numprocesses $(JOBS) --dist loadfile $(ARGS) || test $$? -eq 5
+	$(VENV)/bin/pytest -m "e2e and not slow" $(ARGS) || test $$? -eq 5
 
 test-slow: $(DEVELOPMENT)  ## run the tests that take minutes
 	$(VENV)/bin/pytest -m slow $(ARGS)

@@ -12,11 +12,16 @@ from bench.prompts import prompt
 from flexquant.engine.elastic_model import ElasticModel
 from flexquant.engine.generation import Generation
 from flexquant.engine.memory.process import anonymous_bytes
-from flexquant.server.elastic_facade import GROW_SECONDS, GROW_SHARE, SHRINK_SECONDS, SHRINK_SHARE
+from flexquant.server.elastic_facade import SHRINK_SECONDS, SHRINK_SHARE
 
 _PROMPT: Final = 16
 _WARM: Final = 8
 _LOOK_SECONDS: Final = 0.001
+_TOKENS_PER_STEP: Final = 8
+"""At most, on average, before a sweep counts as stuck."""
+
+Sweep = dict[str, list[tuple[int, float]]]
+"""By direction, `down` and `up`: per token the position that made it, and seconds since the token before."""
 
 
 def there_and_back(last: int) -> Iterator[int]:
@@ -25,49 +30,44 @@ def there_and_back(last: int) -> Iterator[int]:
     yield from range(last - 1, -1, -1)
 
 
-def paced_sweep(model: ElasticModel, last: int) -> list[tuple[int, float]]:
-    """Order one step per token, from 0 to `last` and back to 0.
+def paced_sweep(model: ElasticModel, last: int) -> Sweep:
+    """Order one step after the other, from 0 to `last` and back to 0, each when the one before was made.
 
-    Steps are read while tokens are computed and published at safe points. The engine may wait for a step as long as
-    the daemon lets it.
-
-    Returns:
-        Per token: the position that made it, and seconds since the token before.
+    Steps are read while tokens are computed and published at safe points: at most one per token. The engine may wait
+    for a step as long as the daemon lets it.
     """
-    samples = []
-    with _generation(model, 2 * last) as generation:
-        token = _token_seconds(generation)
+    samples: Sweep = {"down": [], "up": []}
+    with _generation(model, 2 * last * _TOKENS_PER_STEP) as generation:
+        budget = min(SHRINK_SHARE * _token_seconds(generation), SHRINK_SECONDS)
         before = time.perf_counter()
         for target in there_and_back(last):
-            shrink = target > model.target
-            budget = min(SHRINK_SHARE * token, SHRINK_SECONDS) if shrink else min(GROW_SHARE * token, GROW_SECONDS)
-            model.move_to(target, budget_s=budget)
-            generation.step()
-            now = time.perf_counter()
-            samples.append((model.position, now - before))
-            before = now
-    _settle(model)
+            shrinks = target > model.position
+            model.move_to(target, budget_s=budget if shrinks else 0.0)
+            while model.moving:
+                generation.step()
+                now = time.perf_counter()
+                samples["down" if shrinks else "up"].append((model.position, now - before))
+                before = now
+            _check(model)
     return samples
 
 
-def steady_sweep(model: ElasticModel, last: int) -> list[tuple[int, float]]:
-    """Make the same tokens at the same positions, each when nothing moves and nothing is read.
+def steady_sweep(model: ElasticModel, last: int) -> Sweep:
+    """Make tokens at the same positions, one at each, when nothing moves and nothing is read.
 
     A token of another sequence goes before each: it is the first to touch new memory.
-
-    Returns:
-        As `paced_sweep`.
     """
-    samples = []
+    samples: Sweep = {"down": [], "up": []}
     with _generation(model, 2 * last) as generation, _generation(model, 2 * last) as other:
         _token_seconds(generation)
         for target in there_and_back(last):
+            shrinks = target > model.position
             model.move_to(target)
             _settle(model)
             other.step()
             before = time.perf_counter()
             generation.step()
-            samples.append((model.position, time.perf_counter() - before))
+            samples["down" if shrinks else "up"].append((model.position, time.perf_counter() - before))
     return samples
 
 
@@ -150,5 +150,9 @@ def _move(model: ElasticModel, position: int) -> float:
 def _settle(model: ElasticModel) -> None:
     while model.moving:
         model.safe_point()
+    _check(model)
+
+
+def _check(model: ElasticModel) -> None:
     if model.last_error is not None:
         raise RuntimeError(model.last_error)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bench.our_model import write_ensemble
-from bench.our_swap import give_back, paced_sweep, steady_sweep
+from bench.our_swap import Sweep, give_back, paced_sweep, steady_sweep
 from bench.prompts import prompt
 from bench.scale import BenchShape
 from bench.worker_loop import serve
@@ -100,11 +100,11 @@ class OurEngine:
         books = self._model.resident_bytes()
         return {"kv": books.kv, "other": books.total - books.kv}
 
-    def paced_sweep(self, last: int) -> list[tuple[int, float]]:
+    def paced_sweep(self, last: int) -> Sweep:
         """See `our_swap`."""
         return paced_sweep(self._model, last)
 
-    def steady_sweep(self, last: int) -> list[tuple[int, float]]:
+    def steady_sweep(self, last: int) -> Sweep:
         """See `our_swap`."""
         return steady_sweep(self._model, last)
 

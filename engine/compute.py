@@ -69,8 +69,8 @@ class Compute(Protocol):
         """Beyond that, for each token of the longest sequence."""
         ...
 
-    def filler(self, ensemble: Ensemble) -> Fill:
-        """Make what fills arenas; it is used by one thread at a time."""
+    def filler(self, ensemble: Ensemble, rest: Callable[[], None]) -> Fill:
+        """Make what fills arenas; it is used by one thread at a time, and calls `rest` after each piece of work."""
         ...
 
     def decoder(self, ensemble: Ensemble, residency: Residency, swapper: Swapper) -> ElasticDecoder:

@@ -16,6 +16,7 @@ from flexquant.engine.kv_cache import KVCache, KVPage, KVSequence, KVType
 from flexquant.engine.memory.registry import MemoryRegistry, MemorySnapshot
 from flexquant.engine.memory_needs import MemoryNeeds, plan_residency
 from flexquant.engine.model_config import ModelConfig
+from flexquant.engine.pace import Pace
 from flexquant.engine.placement import HOST, Placement
 from flexquant.engine.prefill import CHUNK_TOKENS
 from flexquant.engine.prefix_cache import PAGE_TOKENS
@@ -43,6 +44,7 @@ class ElasticModel:
         residency: Residency,
         registry: MemoryRegistry,
         reader: StoreReader,
+        pace: Pace,
         swapper: Swapper,
         decoder: ElasticDecoder,
         cache: KVCache,
@@ -60,6 +62,7 @@ class ElasticModel:
         """Bytes of resident weights at positions 0..N, as the manifest counts them."""
         self._registry = registry
         self._reader = reader
+        self._pace = pace
         self._swapper = swapper
         self._cache = cache
         self._decoder = decoder
@@ -110,7 +113,8 @@ class ElasticModel:
         residency = plan_residency(ensemble, compute, sequence)
         needs = MemoryNeeds.of(ensemble, compute, sequence=sequence, kv_dtype=kv_dtype, context=context)
         registry = MemoryRegistry(fixed=needs.fixed, embedding=ensemble.manifest.embedding_bytes, scratch=needs.scratch)
-        reader = StoreReader(ensemble, compute.filler(ensemble), drop_page_cache=drop_page_cache)
+        pace = Pace()
+        reader = StoreReader(ensemble, compute.filler(ensemble, pace.rest), drop_page_cache=drop_page_cache)
         start = 0 if position is None else position
         try:
             swapper = Swapper(
@@ -119,6 +123,7 @@ class ElasticModel:
                 position=start,
                 registry=registry,
                 progress=progress,
+                pace=pace,
                 make_arenas=placement.arenas,
             )
         except MemoryError as error:
@@ -134,6 +139,7 @@ class ElasticModel:
                 residency=residency,
                 registry=registry,
                 reader=reader,
+                pace=pace,
                 swapper=swapper,
                 decoder=compute.decoder(ensemble, residency, swapper),
                 cache=placement.cache(ensemble.config, kv_pages, kv_dtype, kept=kept_pages),
@@ -285,7 +291,11 @@ class ElasticModel:
 
         starts = [segment.sequence.length for segment in segments]
         prefill = any(len(segment.tokens) > 1 for segment in segments)
-        logits = self._decoder.forward(segments, self._cache, between_layers)
+        self._pace.computing = True
+        try:
+            logits = self._decoder.forward(segments, self._cache, between_layers)
+        finally:
+            self._pace.computing = False
         for segment, start in zip(segments, starts, strict=True):
             for page in segment.sequence.pages[start // PAGE_TOKENS :]:
                 page.note(best, worst)

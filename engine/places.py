@@ -1,5 +1,6 @@
 """Where the modules of a running model are: their specs, and the arenas they lie in at this moment."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from flexquant.engine.ensemble import Ensemble
@@ -47,6 +48,15 @@ class Places:
     def published(self) -> int:
         """Changes whenever a module may lie elsewhere."""
         return self._swapper.published
+
+    def arenas(self, keys: Iterable[str]) -> tuple[int, ...]:
+        """In which arenas of the plan these linear layers ever are."""
+        modules = [module for key in keys for module in self.modules[key]]
+        return tuple(sorted({arena for module in modules for arena in self._arenas[module]}))
+
+    def moved(self, arenas: Iterable[int], published: int) -> bool:
+        """Whether what lies in one of these arenas may lie elsewhere than when `published` had that value."""
+        return any(self._swapper.changed_at(arena) > published for arena in arenas)
 
     def find(self, module: str) -> list[Lying]:
         """Where a module is: first what stands alone, then the residuals that are there, from coarse to fine.

@@ -16,6 +16,7 @@ from flexquant.engine.arena_set import ArenaSet, Read
 from flexquant.engine.errors import ClosedError, FlexQuantError, SwapError
 from flexquant.engine.memory.arena import Arena
 from flexquant.engine.memory.registry import MemoryRegistry
+from flexquant.engine.pace import Pace
 from flexquant.engine.residency import Block, Residency, Step
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class Swapper:
         registry: Kept up to date with every module and every arena that is being filled.
         progress: Called with (bytes read, bytes in total) while the start position is loaded.
         clock: Monotonic seconds.
+        pace: Told whether what `read` brings may take its time.
         make_arenas: Takes the memory; has the arguments of `ArenaSet`.
 
     Raises:
@@ -86,6 +88,7 @@ class Swapper:
         registry: MemoryRegistry,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
         clock: Callable[[], float] = time.monotonic,
+        pace: Pace | None = None,
         make_arenas: Callable[..., Arenas[Any]] = ArenaSet,
     ) -> None:
         self.on_ready: Callable[[], None] = lambda: None
@@ -94,10 +97,12 @@ class Swapper:
         """Called on the engine thread with the new position after every step."""
         self._residency = residency
         self._clock = clock
+        self._pace = Pace() if pace is None else pace
         self._arenas = make_arenas(residency, read, position=position, registry=registry, progress=progress)
         self._changed = threading.Condition()  # guards everything below
         self._position = position
         self._published = 0
+        self._changed_at: dict[int, int] = {}
         self._target = position
         self._budget_s: float | None = None
         self._prepared: PreparedStep | None = None
@@ -127,6 +132,10 @@ class Swapper:
         """Steps published so far; what `resident` answers changes with it. Engine thread only."""
         return self._published
 
+    def changed_at(self, arena: int) -> int:
+        """What `published` was after the last step that changed an arena; 0 before the first. Engine thread only."""
+        return self._changed_at.get(arena, 0)
+
     def resident(self, arena: int) -> tuple[Block, Arena | None]:
         """What an arena holds, and the arena, None where that is nothing. Engine thread only; both change at safe
         points.
@@ -139,6 +148,7 @@ class Swapper:
         Args:
             position: Where to go.
             budget_s: Seconds that the engine thread may wait at one safe point for further steps; None for no limit.
+                With a limit, reading what a growing step needs lets computing go first.
 
         Returns:
             A future with the position that was reached: `position`, or, when superseded, the position at that moment.
@@ -164,6 +174,8 @@ class Swapper:
             if self._prepared and not self._leads_to_target(self._prepared.step):
                 self._arenas.discard(self._prepared)
                 self._prepared = None
+            if not self._has_time(position < self._position):
+                self._pace.hurry()
             reached = self._position
             settled = self._take_settled()
             waits = self._waits_for_nothing()
@@ -193,6 +205,7 @@ class Swapper:
                 self._arenas.publish(prepared)
                 self._prepared = None
                 self._published += 1
+                self._changed_at.update((change.arena, self._published) for change in prepared.step.changes)
                 reached = self._position = prepared.step.end
                 if reached == self._target:
                     self._last_error = None
@@ -207,6 +220,7 @@ class Swapper:
         """Stop the loader and unmap everything. Engine thread, or after it ended; closing twice is allowed."""
         with self._changed:
             self._closed = True
+            self._pace.hurry()
             waiting, self._waiting = self._waiting, []
             self._target = self._position
             self._changed.notify_all()
@@ -245,6 +259,10 @@ class Swapper:
         step = None if self._prepared is not None or self._closed else self._next_step()
         return step is not None and not step.reads
 
+    def _has_time(self, grows: bool) -> bool:
+        """Whether a move is one that nobody waits for."""
+        return grows and self._budget_s is not None
+
     def _prepare(self, step: Step) -> PreparedStep:
         prepared: PreparedStep = self._arenas.prepare(step)
         return prepared
@@ -273,11 +291,15 @@ class Swapper:
                     self._changed.wait()
                 if self._closed or step is None:
                     return
+                if self._has_time(not step.shrinks):
+                    self._pace.slow_down()
             try:
                 prepared = self._prepare(step)
             except Exception as error:  # whatever it was, the model keeps serving where it is
                 self._give_up(step, error)
                 continue
+            finally:
+                self._pace.hurry()
             with self._changed:
                 if not self._leads_to_target(step):
                     self._arenas.discard(prepared)

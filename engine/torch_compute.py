@@ -60,9 +60,15 @@ class TorchCompute:
         keys_and_values = 2 * config.kv_heads * config.head_dim * torch.float32.itemsize
         return keys_and_values + CHUNK_TOKENS * (torch.bool.itemsize + torch.float32.itemsize)
 
-    def filler(self, ensemble: Ensemble) -> Callable[[Exl2Spec, memoryview], None]:  # noqa: ARG002  # needs nothing of it
+    def filler(self, ensemble: Ensemble, rest: Callable[[], None]) -> Callable[[Exl2Spec, memoryview], None]:  # noqa: ARG002  # needs nothing of it
         """See `Compute`."""
-        return _fill
+
+        def fill(spec: Exl2Spec, buffer: memoryview) -> None:
+            for entry, offset in layout(spec):
+                read_into(entry, buffer[offset : offset + entry.nbytes])
+                rest()
+
+        return fill
 
     def decoder(self, ensemble: Ensemble, residency: Residency, swapper: Swapper) -> "TorchDecoder":
         """See `Compute`."""
@@ -84,8 +90,3 @@ class TorchDecoder:
         """See `ElasticDecoder`."""
         variant, weights = self._weights.reconstruct(module)
         return variant, weights.numpy()
-
-
-def _fill(spec: Exl2Spec, buffer: memoryview) -> None:
-    for entry, offset in layout(spec):
-        read_into(entry, buffer[offset : offset + entry.nbytes])

@@ -18,9 +18,7 @@ log = logging.getLogger(__name__)
 
 SHRINK_SHARE: Final = 0.25
 SHRINK_SECONDS: Final = 0.030
-GROW_SHARE: Final = 0.10
-GROW_SECONDS: Final = 0.010
-"""A move that is not urgent may hold up each token by this share of its time, and by no more than so many seconds."""
+"""A shrink that is not urgent may hold up each token by this share of its time, and by no more than so many seconds."""
 
 
 class Resizable(Protocol):
@@ -184,6 +182,8 @@ class ElasticFacade:
         self._published = position
 
     def _budget(self, *, shrink: bool) -> float:
-        share, limit = (SHRINK_SHARE, SHRINK_SECONDS) if shrink else (GROW_SHARE, GROW_SECONDS)
+        """Seconds that each token may wait for further steps; for more quality none ever waits."""
+        if not shrink:
+            return 0.0
         token = self._seconds_per_token()
-        return limit if token is None else min(share * token, limit)
+        return SHRINK_SECONDS if token is None else min(SHRINK_SHARE * token, SHRINK_SECONDS)

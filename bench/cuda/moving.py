@@ -5,7 +5,7 @@ from typing import Any
 
 from bench.cuda.models import on_card, settle
 from bench.figures import by_key, over_baseline, percentile
-from bench.our_swap import paced_sweep, steady_sweep
+from bench.our_swap import Sweep, paced_sweep, steady_sweep
 from flexquant.engine.elastic_model import ElasticModel
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.exllamav2.card import Card
@@ -72,12 +72,12 @@ def _timed_move(model: ElasticModel, position: int, publishing: list[float]) -> 
 
 
 def between_tokens(ensemble: Ensemble, sequence: str, *, sweeps: int, keep_copies: bool) -> dict[str, Any]:
-    """One step per token down and up, as the daemon paces moves that are not urgent, beside tokens of a still model."""
+    """Tokens while the model goes down and up as the daemon paces moves, beside tokens of a still model."""
     with on_card(ensemble, tokens=_TOKENS, sequence=sequence, keep_copies=keep_copies) as (model, _):
         last = model.max_position
         paced_sweep(model, last)  # kernels are tuned and files are there then
-        steady = steady_sweep(model, last)
-        paced = [sample for _ in range(sweeps) for sample in paced_sweep(model, last)]
+        steady = _both_ways(steady_sweep(model, last))
+        paced = [sample for _ in range(sweeps) for sample in _both_ways(paced_sweep(model, last))]
     times, still = [seconds for _, seconds in paced], [seconds for _, seconds in steady]
     baseline = {position: percentile(found, 0.5) for position, found in by_key(steady).items()}
     return {
@@ -88,6 +88,10 @@ def between_tokens(ensemble: Ensemble, sequence: str, *, sweeps: int, keep_copie
         "still_ms": _quantiles(still),
         "over_still": _quantiles(over_baseline(paced, baseline), scale=1),
     }
+
+
+def _both_ways(sweep: Sweep) -> list[tuple[int, float]]:
+    return [*sweep["down"], *sweep["up"]]
 
 
 def _quantiles(samples: list[float], scale: float = 1e3) -> dict[str, float]:

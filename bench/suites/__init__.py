@@ -5,7 +5,20 @@ from typing import Final
 
 from bench.row import Row
 from bench.session import Session
-from bench.suites import batch, context, decode, load, memory, nested, prefill, pressure, reaction, serve, swap
+from bench.suites import (
+    batch,
+    context,
+    decode,
+    load,
+    memory,
+    nested,
+    nested_reaction,
+    prefill,
+    pressure,
+    reaction,
+    serve,
+    swap,
+)
 
 SUITES: Final[Mapping[str, Callable[[Session], list[Row]]]] = {
     "decode": decode.run,
@@ -18,5 +31,6 @@ SUITES: Final[Mapping[str, Callable[[Session], list[Row]]]] = {
     "swap": swap.run,
     "nested": nested.run,
     "reaction": reaction.run,
+    "nested-reaction": nested_reaction.run,
     "pressure": pressure.run,
 }

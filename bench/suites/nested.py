@@ -7,7 +7,7 @@ from bench.figures import Figure
 from bench.row import Row
 from bench.scale import NESTED_BITS
 from bench.session import Session, tokens_per_second
-from bench.suites.swap import Samples, pauses
+from bench.suites.swap import Sweeps
 
 _ROUNDS: Final = 5
 _MIB: Final = 1 << 20
@@ -22,8 +22,7 @@ def run(session: Session) -> list[Row]:
         (nested, bits): [] for nested in (False, True) for bits in NESTED_BITS
     }
     moves: dict[bool, list[Move]] = {False: [], True: []}
-    paced: Samples = []
-    steady: Samples = []
+    sweeps = Sweeps()
     with session.ours() as (pair, _), session.ours(nested=True) as (nested, _):
         workers = {False: pair, True: nested}
         for worker in workers.values():
@@ -40,9 +39,7 @@ def run(session: Session) -> list[Row]:
             for kind, worker in workers.items():
                 moves[kind].append(worker.ask("give_back", last=last))
         for _ in range(session.scale.sweeps):
-            paced += nested.ask("paced_sweep", last=last)
-            steady += nested.ask("steady_sweep", last=last)
-    sweeps = f"{session.scale.sweeps} sweeps 0 to {last} to 0, {len(paced)} tokens, one step per token"
+            sweeps.add(nested, last)
     return [
         *(
             Row(
@@ -61,7 +58,7 @@ def run(session: Session) -> list[Row]:
         _moved(
             "anonymous memory above that before, on the way down", "MiB", moves, lambda m: m["risen"] / _MIB, less=True
         ),
-        *pauses(f"nested, {sweeps}", paced, steady),
+        *sweeps.rows("nested", f"{session.scale.sweeps} sweeps 0 to {last} to 0"),
     ]
 
 

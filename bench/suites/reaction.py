@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import httpx
 
@@ -53,7 +53,7 @@ _GOAL_MEDIAN, _GOAL_MOST = 0.3, 0.6
 
 
 @dataclass(frozen=True, slots=True)
-class _Reaction:
+class Reaction:
     """One run; times in seconds, those between tokens in milliseconds."""
 
     crossing_to_bytes: float
@@ -72,25 +72,32 @@ class _Reaction:
 
 
 def run(session: Session) -> list[Row]:
+    """So many runs of the model of two stores."""
+    return _rows(reactions(session, session.scale.reaction_runs))
+
+
+def reactions(session: Session, runs: int, *, nested: bool = False) -> list[Reaction]:
     """So many runs against one daemon, which comes back to position 0 between them."""
     session, machine = under_pressure(session)
+    ensemble = session.nested_ensemble if nested else session.ensemble
     with tempfile.TemporaryDirectory() as folder, Hog(limit=machine.memory, seconds=3600) as hog:
         flags = [*machine.flags([hog.pid]), f"--parallel={STREAMS}", f"--context={_CONTEXT}"]
         flags += ["--grow-window=1", "--cooldown=1", f"--threads={session.threads}"]
-        with running_daemon(Path(folder), *flags, model=str(session.ensemble)) as daemon:
-            bench = _Bench(session, machine, daemon, hog)
-            found = [bench.once() for _ in range(1 + session.scale.reaction_runs)][1:]  # the first one warms up
+        with running_daemon(Path(folder), *flags, model=str(ensemble)) as daemon:
+            bench = _Bench(session, machine, daemon, hog, footprints(ensemble))
+            found = [bench.once() for _ in range(1 + runs)][1:]  # the first one warms up
+    suite = "nested reaction" if nested else "reaction"
     session.notes["machine of the reaction suite"] = machine.told
-    session.notes["hog of the reaction suite"] = _told([run.rate / 1e9 for run in found], "GB/s")
-    session.notes["looking at the reaction"] = (
+    session.notes[f"hog of the {suite} suite"] = _told([run.rate / 1e9 for run in found], "GB/s")
+    session.notes[f"looking at the {suite}"] = (
         f"longest time between two looks {_told([1000 * run.pause for run in found], 'ms')}; "
         f"{100 * max(run.looking for run in found):.1f} % of a core at most"
     )
     urgent = sum(run.urgent for run in found)
-    session.notes["first orders of the reaction suite"] = (
+    session.notes[f"first orders of the {suite} suite"] = (
         f"{_told([run.freed / 1e6 for run in found], 'MB')}; {urgent} of {len(found)} were critical ones"
     )
-    return _rows(found)
+    return found
 
 
 def _told(samples: Sequence[float], unit: str) -> str:
@@ -99,16 +106,18 @@ def _told(samples: Sequence[float], unit: str) -> str:
 
 
 class _Bench:
-    def __init__(self, session: Session, machine: Machine, daemon: RunningDaemon, hog: Hog) -> None:
+    def __init__(
+        self, session: Session, machine: Machine, daemon: RunningDaemon, hog: Hog, sizes: Sequence[int]
+    ) -> None:
         self._machine = machine
         self._daemon = daemon
         self._hog = hog
-        self._footprints = footprints(session.ensemble)
+        self._footprints = sizes
         server = Server(daemon.process, httpx.URL(daemon.url).port or 0, time.perf_counter())
         self._client = Client(session.scale, server, count())
         self._answer = _CONTEXT - session.scale.prompt_tokens
 
-    def once(self) -> _Reaction:
+    def once(self) -> Reaction:
         """Bring the model to position 0, let streams run, and take memory until it has been given back."""
         self._rest()
         pids = (self._daemon.process.pid, self._hog.pid)
@@ -133,7 +142,7 @@ class _Bench:
         )
         assert crossed is not None
         assert needed is not None
-        return _Reaction(
+        return Reaction(
             crossing_to_bytes=back - crossed,
             need_to_bytes=back - needed,
             order_to_bytes=back - ordered,
@@ -186,11 +195,11 @@ class _Bench:
         raise ServerError(f"{freed} bytes were ordered, and were not given back in {_GIVE_UP_SECONDS:g} s")
 
 
-def _rows(found: Sequence[_Reaction]) -> list[Row]:
+def _rows(found: Sequence[Reaction]) -> list[Row]:
     runs = f"{len(found)} runs"
     back = [run.crossing_to_bytes for run in found]
     needed = [run.need_to_bytes for run in found]
-    p99 = [percentile([gap for run in found for gap in of(run)], 0.99) for of in (_during, _steady)]
+    p99 = between_tokens(found)
     return [
         Row(
             f"reaction, from crossing R_low to bytes given back, {STREAMS} streams, {runs}",
@@ -243,17 +252,25 @@ def _rows(found: Sequence[_Reaction]) -> list[Row]:
         Row(
             f"reaction, p99 time between tokens of {STREAMS} running streams, while the hog takes memory",
             "ms",
-            Figure.exact(p99[0]),
-            Figure.exact(p99[1]),
+            Figure.exact(p99.during),
+            Figure.exact(p99.steady),
             f"the same streams in the {_STEADY_SECONDS:g} s before",
             less_is_better=True,
         ),
     ]
 
 
-def _during(run: _Reaction) -> list[float]:
-    return run.during_ms
+class BetweenTokens(NamedTuple):
+    """99th percentile of the time between tokens of all streams, in milliseconds."""
+
+    during: float
+    """While the hog takes memory."""
+    steady: float
+    """In the seconds before."""
 
 
-def _steady(run: _Reaction) -> list[float]:
-    return run.steady_ms
+def between_tokens(found: Sequence[Reaction]) -> BetweenTokens:
+    """Of all runs together."""
+    during = [gap for run in found for gap in run.during_ms]
+    steady = [gap for run in found for gap in run.steady_ms]
+    return BetweenTokens(percentile(during, 0.99), percentile(steady, 0.99))

@@ -5,6 +5,7 @@ from typing import Final
 from bench.figures import Figure, by_key, over_baseline, percentile
 from bench.row import Row
 from bench.session import Session
+from bench.worker import Worker
 
 _SHARE: Final = 0.99
 _FASTEST_ROUNDS: Final = 5
@@ -13,25 +14,47 @@ Samples = list[tuple[int, float]]
 
 
 def run(session: Session) -> list[Row]:
-    """Sweeps from 8 to 4 bits and back, one step per token, beside the same tokens when nothing moves."""
+    """Sweeps from 8 to 4 bits and back, at most one step per token, beside the same positions when nothing moves."""
     last = session.uniform_position(4)
-    paced: Samples = []
-    steady: Samples = []
+    sweeps = Sweeps()
     with session.ours() as (engine, _):
         engine.ask("give_back", last=last)  # brings the files into the page cache, and the code into memory
         for _ in range(session.scale.sweeps):
-            paced += engine.ask("paced_sweep", last=last)
-            steady += engine.ask("steady_sweep", last=last)
+            sweeps.add(engine, last)
         moves = [engine.ask("give_back", last=last) for _ in range(_FASTEST_ROUNDS)]
-    sweeps = f"{session.scale.sweeps} sweeps 0 to {last} to 0 (8 to 4 bits), {len(paced)} tokens, one step per token"
     return [
-        *pauses(f"swap, {sweeps}", paced, steady),
+        *sweeps.rows("swap", f"{session.scale.sweeps} sweeps 0 to {last} to 0 (8 to 4 bits)"),
         _speed("given back", last, [move["freed"] / move["down"] for move in moves]),
         _speed("taken again, 4 to 8 bits", last, [move["freed"] / move["up"] for move in moves]),
     ]
 
 
-def pauses(sweeps: str, paced: Samples, steady: Samples) -> list[Row]:
+class Sweeps:
+    """Tokens of sweeps, one step at a time, and tokens at the same positions when nothing moves."""
+
+    def __init__(self) -> None:
+        self._paced: dict[str, Samples] = {"down": [], "up": []}
+        self._steady: dict[str, Samples] = {"down": [], "up": []}
+
+    def add(self, worker: Worker, last: int) -> None:
+        """Make one of each between 0 and `last`."""
+        for samples, kind in ((self._paced, "paced_sweep"), (self._steady, "steady_sweep")):
+            found: dict[str, Samples] = worker.ask(kind, last=last)
+            for way, tokens in found.items():
+                samples[way] += tokens
+
+    def rows(self, suite: str, what: str) -> list[Row]:
+        """Of both ways together, then of each."""
+        both = _pauses(
+            f"{suite}, {what}, {len(self._paced['down'])} tokens down and {len(self._paced['up'])} up",
+            [*self._paced["down"], *self._paced["up"]],
+            [*self._steady["down"], *self._steady["up"]],
+        )
+        ways = [_pauses(f"{suite}, the way {way}", self._paced[way], self._steady[way])[0] for way in ("down", "up")]
+        return [*both, *ways]
+
+
+def _pauses(sweeps: str, paced: Samples, steady: Samples) -> list[Row]:
     """Times between tokens in sweeps, beside the same tokens when nothing moves."""
     milliseconds = {"paced": [1000 * value for _, value in paced], "steady": [1000 * value for _, value in steady]}
     baseline = {position: Figure.of(values).median for position, values in by_key(steady).items()}

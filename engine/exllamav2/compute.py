@@ -93,8 +93,8 @@ class CardCompute:
         """See `Compute`: the mask of a prompt's chunk, and scores where torch has no kernel that keeps none."""
         return CHUNK_TOKENS * (1 + 2 * _HALF * ensemble.config.heads)
 
-    def filler(self, ensemble: Ensemble) -> Callable[[Exl2Spec, memoryview], None]:  # noqa: ARG002  # as `Compute` has it
-        """See `Compute`."""
+    def filler(self, ensemble: Ensemble, rest: Callable[[], None]) -> Callable[[Exl2Spec, memoryview], None]:  # noqa: ARG002  # as `Compute` has it
+        """See `Compute`. Reading takes nothing from a card that computes, so it never rests."""
         return lambda spec, buffer: Form(spec).fill(buffer)
 
     def decoder(self, ensemble: Ensemble, residency: Residency, swapper: Swapper) -> CardDecoder:  # noqa: ARG002  # as `Compute` has it

@@ -52,9 +52,9 @@ class NativeCompute:
         """See `Compute`."""
         return 0
 
-    def filler(self, ensemble: Ensemble) -> Callable[[Exl2Spec, memoryview], None]:
+    def filler(self, ensemble: Ensemble, rest: Callable[[], None]) -> Callable[[Exl2Spec, memoryview], None]:
         """See `Compute`."""
-        return _Filler(_staging(ensemble))
+        return _Filler(_staging(ensemble), rest)
 
     def decoder(self, ensemble: Ensemble, residency: Residency, swapper: Swapper) -> NativeDecoder:
         """See `Compute`."""
@@ -62,13 +62,15 @@ class NativeCompute:
 
 
 class _Filler:
-    def __init__(self, staging: int) -> None:
+    def __init__(self, staging: int, rest: Callable[[], None]) -> None:
+        self._rest = rest
         self._staging = Arena(staging)
         self._staging.prefault()
         self._library = load()
 
     def __call__(self, spec: Exl2Spec, buffer: memoryview) -> None:
         def fetch(suffix: str, start: int, end: int) -> int:
+            self._rest()  # from the piece before
             read_into(spec.entries[suffix], self._staging.memory()[: end - start], start)
             return self._staging.address
 

@@ -79,6 +79,7 @@ class NativeDecoder:
         self._norms = {name: ensemble.common.floats(name) for name in self.config.norms()}
         self._linears = Linears(ensemble, self._places)
         self._keys = [keys_of_layer(self.config, layer) for layer in range(self.config.layers)]
+        self._arenas = [self._places.arenas(key for keys in layer for key in keys) for layer in self._keys]
         # With the number of published steps that they are good for.
         self._layers: list[tuple[int, structs.Layer]] = [(-1, structs.Layer()) for _ in range(self.config.layers)]
         self._known_head: tuple[int, structs.Linear] = (-1, structs.Linear())
@@ -174,6 +175,9 @@ class NativeDecoder:
         published = self._places.published
         known, layer = self._layers[i]
         if known == published:
+            return layer
+        if known >= 0 and not self._places.moved(self._arenas[i], known):
+            self._layers[i] = published, layer
             return layer
         linears = [linear for keys in self._keys[i] for linear in self._linears.together(keys)]
         for name, linear in zip(_NAMES, linears, strict=True):

@@ -44,6 +44,7 @@ def test_rows_have_ours_peer_and_their_ratio(report: dict[str, Any]) -> None:
     assert compared >= 4  # memory bandwidth, torch, our own widths
 
 
+@pytest.mark.e2e
 def test_serving_is_measured_over_http(tmp_path: Path) -> None:
     done = bench("serve", "--quick", "--json", "--no-peer", "--models", str(tmp_path))
     assert done.returncode == 0, done.stderr

@@ -39,6 +39,16 @@ def test_reaction(tmp_path: Path) -> None:
     assert 0 < order["ours"] < 20
 
 
+def test_reaction_of_a_nested_model(tmp_path: Path) -> None:
+    rows = rows_of("nested-reaction", tmp_path)
+    (order,) = (row for row in rows if "from the order" in row["name"])
+    assert order["against"] == "two stores"
+    assert order["rounds"] == 2
+    assert 0 < order["ours"] < 20
+    assert 0 < order["theirs"] < 20
+    assert sum("time between tokens" in row["name"] for row in rows) == 1
+
+
 def test_pressure_without_the_peer_says_why(tmp_path: Path) -> None:
     rows = {row["name"]: row for row in rows_of("pressure", tmp_path)}
     assert {row["against"] for row in rows.values()} == {"llama.cpp was left out"}

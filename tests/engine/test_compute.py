@@ -156,7 +156,7 @@ def test_a_layer_takes_whole_cache_lines_and_little_more_than_its_payload(name: 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_fills_arenas_fills_all_of_a_layer_and_nothing_else(name: str, ensemble: Ensemble, tmp_path: Path) -> None:
     compute = choose_compute(name, threads=1)
-    fill = compute.filler(ensemble)
+    fill = compute.filler(ensemble, lambda: None)
     for specs in ensemble.specs.values():
         for spec in specs:
             size = compute.size_bytes(spec)

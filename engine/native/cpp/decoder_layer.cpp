@@ -11,8 +11,9 @@ namespace fq {
 namespace {
 
 constexpr int kUnitsPerItem = 32;         // of activations to round
-constexpr int64_t kItemBytes = 64 << 10;  // of weights that one item goes through, about
+constexpr int64_t kItemBytes = 64 << 10;  // of weights that one item goes through more than once, about
 constexpr int kLeastSpan = 4, kMostSpan = 16;  // blocks of an item
+constexpr int kItemsPerThread = 4;             // of a phase, at least: threads that were held up leave some to others
 constexpr int kQueriesPerItem = 64;
 constexpr int64_t kAlignment = 64;
 
@@ -39,14 +40,18 @@ class Carver {
   uint8_t* at_;
 };
 
-// Columns of a layer, cut into spans of blocks that one item computes, whatever parts they lie in.
+// Columns of a layer, cut into spans of blocks that one item computes, whatever parts they lie in. Weights that are read
+// once, by a pass of a few rows, are read fastest in long pieces; more rows find them in the cache where these are short.
 struct Spans {
   int blocks;
   int span;
 
-  explicit Spans(const Linear& l)
-      : blocks(l.blocks),
-        span(static_cast<int>(std::clamp<int64_t>(kItemBytes / (64 * l.words), kLeastSpan, kMostSpan))) {}
+  // `of_phase`: blocks of all layers in the phase.
+  Spans(const Linear& l, int rows, int of_phase, const Pool& pool) : blocks(l.blocks) {
+    const int64_t wanted =
+        rows > kRowBlock ? kItemBytes / (64 * l.words) : of_phase / (kItemsPerThread * pool.threads());
+    span = static_cast<int>(std::clamp<int64_t>(wanted, kLeastSpan, kMostSpan));
+  }
   int items() const { return divided(blocks, span); }
   int first(int item) const { return item * span; }
   int last(int item) const { return std::min(blocks, (item + 1) * span); }
@@ -160,12 +165,12 @@ struct LayerJob {
   LayerJob(const Pass& p, const Layer& l)
       : pass(p),
         layer(l),
-        q_spans(l.q),
-        k_spans(l.k),
-        v_spans(l.v),
-        o_spans(l.o),
-        gate_spans(l.gate),
-        down_spans(l.down) {
+        q_spans(l.q, p.rows, l.q.blocks + l.k.blocks + l.v.blocks, p.pool),
+        k_spans(l.k, p.rows, l.q.blocks + l.k.blocks + l.v.blocks, p.pool),
+        v_spans(l.v, p.rows, l.q.blocks + l.k.blocks + l.v.blocks, p.pool),
+        o_spans(l.o, p.rows, l.o.blocks, p.pool),
+        gate_spans(l.gate, p.rows, l.gate.blocks, p.pool),
+        down_spans(l.down, p.rows, l.down.blocks, p.pool) {
     Carver carver(p.scratch);
     const Shape& s = p.shape;
     mixed_stride = static_cast<int64_t>(s.heads + 2 * s.kv_heads) * s.head_dim;
@@ -310,9 +315,16 @@ struct LinearJob {
   float* out;
   bool exact;
 
-  LinearJob(const Kernels& k, const Shape& s, const Linear& l, const float* source, int n, const float* norm,
-            bool unrounded, float* target, uint8_t* scratch)
-      : kernels(k), shape(s), linear(l), spans(l), rows(source), n_rows(n), out(target), exact(unrounded) {
+  LinearJob(const Kernels& k, const Pool& pool, const Shape& s, const Linear& l, const float* source, int n,
+            const float* norm, bool unrounded, float* target, uint8_t* scratch)
+      : kernels(k),
+        shape(s),
+        linear(l),
+        spans(l, n, l.blocks, pool),
+        rows(source),
+        n_rows(n),
+        out(target),
+        exact(unrounded) {
     Carver carver(scratch);
     if (!exact) inputs = {carver, {&l}, n, source, in(), norm};
   }
@@ -359,12 +371,13 @@ int64_t scratch_bytes(const Shape& s, int rows, int64_t rounded) {
 void run_layer(const Pass& pass, const Layer& layer) { LayerJob(pass, layer).run(); }
 
 void run_head(const Pass& pass, const Linear& head, const float* norm, float* logits) {
-  LinearJob(pass.kernels, pass.shape, head, pass.hidden, pass.rows, norm, false, logits, pass.scratch).run(pass.pool);
+  LinearJob(pass.kernels, pass.pool, pass.shape, head, pass.hidden, pass.rows, norm, false, logits, pass.scratch)
+      .run(pass.pool);
 }
 
 void run_linear(const Kernels& kernels, Pool& pool, const Linear& linear, const float* x, int rows, bool exact,
                 float* out, uint8_t* scratch) {
-  LinearJob(kernels, Shape{}, linear, x, rows, nullptr, exact, out, scratch).run(pool);
+  LinearJob(kernels, pool, Shape{}, linear, x, rows, nullptr, exact, out, scratch).run(pool);
 }
 
 }  // namespace fq

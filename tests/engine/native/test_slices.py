@@ -93,5 +93,5 @@ def test_slices_of_a_file_are_those_of_the_layer(
             size = expected.layout.size_bytes
             assert BlockedLayout(spec).size_bytes == size
             buffer = bytearray(b"\xaa" * size)
-            _Filler(staging_bytes(spec))(spec, memoryview(buffer))
+            _Filler(staging_bytes(spec), lambda: None)(spec, memoryview(buffer))
             assert bytes(buffer) == expected.memory()[:size].numpy().tobytes()

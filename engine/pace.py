@@ -1,0 +1,46 @@
+"""Reading weights that nobody waits for, beside whoever computes."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+SHARE: Final = 0.1
+"""Of one core's time, what reading takes while somebody computes."""
+
+
+class Pace:
+    """Lets computing go first: after each piece of work the loader rests in proportion, or until there is a hurry.
+
+    Without that it takes a core from a token as soon as it has a step to read, and each token waits for the slower
+    core. A lower priority of its thread would be no substitute: a thread that is not let run may hold what the engine
+    thread needs, such as the interpreter's lock.
+
+    Args:
+        clock: Steady seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.computing = False
+        """Whether somebody computes; the engine thread sets it."""
+        self._clock = clock
+        self._hurry = threading.Event()
+        self._hurry.set()
+        self._began = 0.0
+
+    def slow_down(self) -> None:
+        """What is read from now on may take its time. Loader thread only."""
+        self._began = self._clock()
+        self._hurry.clear()
+
+    def hurry(self) -> None:
+        """It may not, any more: ends a rest. Any thread."""
+        self._hurry.set()
+
+    def rest(self) -> None:
+        """A piece of work is done. Called on the thread that reads."""
+        if self._hurry.is_set():
+            return
+        if self.computing:
+            self._hurry.wait((self._clock() - self._began) * (1 / SHARE - 1))
+        self._began = self._clock()
