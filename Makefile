@@ -13,8 +13,8 @@ PACKAGES := engine ensemble_builder server clients
 # The editable install links file by file (so that mypy can follow it): a new file asks for a new install. So does a
 # change in what the native kernels are made from, the compiler included.
 BUILD_INPUTS := pyproject.toml setup.py native_build.py $(sort $(wildcard engine/native/cpp/*))
-FILE_LIST := $(shell { find $(PACKAGES) -name '*.py' -not -path '*/__pycache__/*' | sort; cksum $(BUILD_INPUTS); \
-  command -v $${CXX:-c++}; } | cksum | cut -d' ' -f1)
+FILE_LIST := $(shell { find $(PACKAGES) -name '*.py' -not -path '*/__pycache__/*' -o -path 'server/dashboard/*' | sort; \
+  cksum $(BUILD_INPUTS); command -v $${CXX:-c++}; } | cksum | cut -d' ' -f1)
 INSTALLED := $(VENV)/.installed-$(FILE_LIST)
 DEVELOPMENT := $(VENV)/.development-$(FILE_LIST)
 BENCHMARK := $(VENV)/.benchmark-$(FILE_LIST)

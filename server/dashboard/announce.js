@@ -1,0 +1,41 @@
+// Tells screen readers what has changed: what matters, once it has settled, and not every tick.
+
+import { bytes } from "./format.js";
+import { byId, say } from "./dom.js";
+import { modeInWords, pressureInWords } from "./words.js";
+
+const SETTLED_MS = 1500;
+
+/** Watch the store and speak. */
+export function announceChanges(store) {
+  const place = byId("announcement");
+  let told = null;
+  let timer = null;
+
+  function tell() {
+    const now = summary(store.state);
+    if (now === null) return;
+    const news = told === null ? [] : Object.keys(now).filter((name) => now[name] !== told[name]);
+    told = now;
+    if (news.length) say(place, news.map((name) => now[name]).join(" "));
+  }
+
+  store.subscribe((state) => {
+    const now = summary(state);
+    if (now === null || (told !== null && Object.keys(now).every((name) => now[name] === told[name]))) return;
+    clearTimeout(timer);
+    timer = setTimeout(tell, SETTLED_MS);
+  });
+}
+
+/** Sentences by what they are about; null before anything is known. */
+function summary({ elastic, link }) {
+  if (elastic === null) return null;
+  return {
+    link: link.phase === "live" ? "Connected to the daemon." : "Not connected to the daemon.",
+    position: `Position ${elastic.position} of ${elastic.max_position}, ${bytes(elastic.footprint_bytes)} of weights.`,
+    mode: `The position ${modeInWords(elastic)}.`,
+    pressure: `Memory: ${pressureInWords(elastic.pressure)}.`,
+    refusing: elastic.refusing ? "New requests are refused." : "New requests are taken.",
+  };
+}

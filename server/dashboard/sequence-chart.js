@@ -1,0 +1,119 @@
+// The transition sequence: what quality costs at each position, where the model is, and where it may not go.
+
+import { areaUnder, grid, label, LEFT, line, onWidth, panelTitle, pathThrough, RIGHT, scale, ticks } from "./axes.js";
+import { byId, fillTable, say, svg } from "./dom.js";
+import { bytes, divergence, perplexity } from "./format.js";
+
+const TITLE = 22;
+const HEIGHTS = { kl: 84, perplexity: 60 };
+const BOTTOM = 20;
+
+/** Show the chart, its caption and its table, now and after changes; `chosen()` is the slider's position. */
+export function showSequenceChart(store, chosen) {
+  const place = byId("sequence-chart");
+  const details = byId("sequence-details");
+  let width = 0;
+
+  function draw() {
+    const { elastic, positions } = store.state;
+    if (!elastic || !positions.length || width === 0) return;
+    place.replaceChildren(chart(elastic, positions, chosen(), width));
+    say(byId("sequence-caption"), caption(elastic, positions));
+    if (details.open) fillTable(byId("sequence-table"), rows(positions));
+  }
+
+  details.addEventListener("toggle", draw);
+  onWidth(place, (found) => {
+    width = found;
+    draw();
+  });
+  store.subscribe(draw);
+  return draw;
+}
+
+function chart(elastic, positions, chosen, width) {
+  const right = width - RIGHT;
+  const x = scale([0, Math.max(1, positions.length - 1)], [LEFT, right]);
+  const kl = { top: TITLE, bottom: TITLE + HEIGHTS.kl };
+  const second = { top: kl.bottom + TITLE, bottom: kl.bottom + TITLE + HEIGHTS.perplexity };
+  const height = second.bottom + BOTTOM;
+  const parts = [
+    ...klPanel(elastic, positions, x, kl, width),
+    ...perplexityPanel(elastic, positions, x, second, width),
+    ...forbidden(elastic, x, second.bottom, right),
+    ...places(elastic, positions, chosen, x, [kl, second]),
+    label(LEFT, second.bottom + 15, `0 · ${bytes(positions[0].footprint_bytes)}`, "note"),
+    label(right, second.bottom + 15, `${bytes(positions.at(-1).footprint_bytes)} · ${positions.length - 1}`, "note", "end"),
+  ];
+  const described = { role: "img", "aria-labelledby": "sequence-title", "aria-describedby": "sequence-caption" };
+  return svg("svg", { viewBox: `0 0 ${width} ${height}`, height, ...described }, ...parts);
+}
+
+function klPanel(elastic, positions, x, panel, width) {
+  const most = Math.max(1e-9, ...positions.map((found) => found.kl)) * 1.1;
+  panel.y = scale([0, most], [panel.bottom, panel.top]);
+  panel.value = (found) => found.kl;
+  const points = positions.map((found, index) => [x(index), panel.y(found.kl)]);
+  return [
+    panelTitle(panel, "KL to the unquantized model", divergence(elastic.quality.kl)),
+    ...grid(ticks(most, 2).map((value) => [panel.y(value), divergence(value)]), width),
+    svg("path", { class: "area quality", d: areaUnder(points, panel.bottom) }),
+    svg("path", { class: "curve quality", d: pathThrough(points) }),
+  ];
+}
+
+function perplexityPanel(elastic, positions, x, panel, width) {
+  const values = positions.map((found) => found.perplexity);
+  const [least, most] = [Math.min(...values), Math.max(...values)];
+  const margin = (most - least || 1) * 0.08;
+  panel.y = scale([least - margin, most + margin], [panel.bottom, panel.top]);
+  panel.value = (found) => found.perplexity;
+  const points = values.map((value, index) => [x(index), panel.y(value)]);
+  return [
+    panelTitle(panel, "Perplexity", perplexity(elastic.quality.perplexity)),
+    ...grid([least, most].map((value) => [panel.y(value), perplexity(value)]), width),
+    svg("path", { class: "curve quality", d: pathThrough(points) }),
+  ];
+}
+
+/** Positions beyond the worst one allowed. */
+function forbidden({ worst_position, max_position }, x, bottom, right) {
+  if (worst_position >= max_position) return [];
+  const from = x(worst_position);
+  return [
+    svg("rect", { class: "forbidden", x: from, y: TITLE, width: right - from, height: bottom - TITLE }),
+    line(from, TITLE, from, bottom, "worst"),
+  ];
+}
+
+function places({ position, target }, positions, chosen, x, panels) {
+  const [first, last] = [panels[0].top, panels.at(-1).bottom];
+  const parts = [];
+  if (chosen !== null && chosen !== position) parts.push(line(x(chosen), first, x(chosen), last, "chosen"));
+  if (target !== position) parts.push(line(x(target), first, x(target), last, "target"));
+  parts.push(line(x(position), first, x(position), last, "here"));
+  for (const { y, value } of panels) {
+    parts.push(svg("circle", { class: "here", r: 4.5, cx: x(position), cy: y(value(positions[position])) }));
+  }
+  return parts;
+}
+
+function caption(elastic, positions) {
+  const { position, target, worst_position, max_position } = elastic;
+  const last = positions.at(-1);
+  const sentences = [
+    `Position ${position} of ${max_position}${target === position ? "" : `, on the way to ${target}`}.`,
+    `KL grows from ${divergence(positions[0].kl)} at position 0, the best, to ${divergence(last.kl)} at ${max_position}, the smallest.`,
+  ];
+  if (worst_position < max_position) sentences.push(`Positions beyond ${worst_position} are not allowed.`);
+  return sentences.join(" ");
+}
+
+function rows(positions) {
+  return positions.map((found, index) => [
+    `${index}`,
+    bytes(found.footprint_bytes),
+    divergence(found.kl),
+    perplexity(found.perplexity),
+  ]);
+}
