@@ -21,7 +21,7 @@ BENCHMARK := $(VENV)/.benchmark-$(FILE_LIST)
 CLIENTS := $(E2E_VENV)/.clients-$(shell cksum pyproject.toml | cut -d' ' -f1)
 NODE_CLIENT := tests/e2e/node/node_modules/.package-lock.json
 
-.PHONY: help serve test test-slow test-e2e check format native-test native-sanitize native-arm soak bench demo clean
+.PHONY: help serve test test-slow test-e2e pictures check format native-test native-sanitize native-arm soak bench demo clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 17
@@ -36,8 +36,11 @@ test-slow: $(DEVELOPMENT)  ## run the tests that take minutes
 	$(VENV)/bin/pytest -m slow $(ARGS)
 
 # Warnings are other people's here.
-test-e2e: $(DEVELOPMENT) $(CLIENTS) $(NODE_CLIENT)  ## run other people's clients against the daemon; needs Node 20 and npm
-	$(E2E_VENV)/bin/python -m pytest -m clients -W ignore tests/e2e/clients $(ARGS)
+test-e2e: $(DEVELOPMENT) $(CLIENTS) $(NODE_CLIENT)  ## run other people's clients, a browser too, against the daemon; needs Node 20, npm, Chromium
+	$(E2E_VENV)/bin/python -m pytest -m clients -W ignore tests/e2e/clients tests/e2e/browser $(ARGS)
+
+pictures: $(DEVELOPMENT) $(CLIENTS)  ## make the dashboard's pictures in docs/images anew; needs Chromium
+	$(E2E_VENV)/bin/python -m bench.pictures $(ARGS)
 
 check: $(DEVELOPMENT)  ## formatting, lint and types
 	$(VENV)/bin/ruff format --check .

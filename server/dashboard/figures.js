@@ -66,7 +66,7 @@ function showNumbers({ elastic, speed, running, waiting }) {
   figure("weights", bytes(elastic.footprint_bytes), `from ${bytes(low)} to ${bytes(up)}`);
   figure("quality", `KL ${divergence(quality.kl)}`, `perplexity ${perplexity(quality.perplexity)}`);
   figure("available", available_bytes === null ? "unknown" : bytes(available_bytes), pressureInWords(pressure));
-  figure("speed", speed === null ? "–" : speed === 0 ? "idle" : rate(speed), speed ? "tokens per second" : "no tokens now");
+  figure("speed", speed === null ? "…" : speed === 0 ? "idle" : rate(speed), speed ? "tokens per second" : "no tokens now");
   figure("requests", counted(running, "answer"), `${waiting} waiting`);
   byId("available").dataset.pressure = pressure;
 }

@@ -139,7 +139,7 @@ class View {
     const y = scale([0, most], [panel.bottom, panel.top]);
     const points = seen.map((point) => [this.x(point.time), y(point.perSecond)]);
     return [
-      panelTitle(panel, "Tokens per second", this.perSecond === null ? "–" : rate(this.perSecond)),
+      panelTitle(panel, "Tokens per second", this.perSecond === null ? "…" : rate(this.perSecond)),
       ...grid(ticks(most, 2).map((value) => [y(value), `${value}`]), this.width),
       this.data("area speed", areaUnder(points, panel.bottom)),
       this.data("curve speed", pathThrough(points)),
