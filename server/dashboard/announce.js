@@ -17,7 +17,7 @@ export function announceChanges(store) {
     if (now === null) return;
     const news = told === null ? [] : Object.keys(now).filter((name) => now[name] !== told[name]);
     told = now;
-    if (news.length) say(place, news.map((name) => now[name]).join(" "));
+    if (news.length) say(place, news.map((name) => now[name]).join(" ").trim());
   }
 
   store.subscribe((state) => {
@@ -32,7 +32,7 @@ export function announceChanges(store) {
 function summary({ elastic, link }) {
   if (elastic === null) return null;
   return {
-    link: link.phase === "live" ? "Connected to the daemon." : "Not connected to the daemon.",
+    link: link.phase === "live" ? "Connected to the daemon." : "", // the banner tells that it is not
     position: `Position ${elastic.position} of ${elastic.max_position}, ${bytes(elastic.footprint_bytes)} of weights.`,
     mode: `The position ${modeInWords(elastic)}.`,
     pressure: `Memory: ${pressureInWords(elastic.pressure)}.`,

@@ -65,7 +65,8 @@ export class Controls {
     const found = positions[shown];
     this.#slider.max = elastic.max_position;
     this.#slider.value = shown;
-    const told = `${bytes(found.footprint_bytes)}, KL ${divergence(found.kl)}, perplexity ${perplexity(found.perplexity)}`;
+    const quality = `KL ${divergence(found.kl)}, perplexity ${perplexity(found.perplexity)}`;
+    const told = `${bytes(found.footprint_bytes)}, ${quality}`;
     this.#slider.setAttribute("aria-valuetext", `Position ${shown} of ${elastic.max_position}: ${told}`);
     say(byId("choice"), `Position ${shown}: ${told}`);
     say(byId("pin"), `Pin position ${shown}`);
@@ -124,8 +125,8 @@ function onSubmit(form, act) {
 function outcome(wish, elastic) {
   const here = `position ${elastic.position}, ${bytes(elastic.footprint_bytes)}`;
   if (wish.worst_position !== undefined) {
-    const limit = elastic.worst_position < elastic.max_position ? `Never beyond position ${elastic.worst_position}` : "No limit";
-    return `${limit}. Now at ${here}.`;
+    const limited = elastic.worst_position < elastic.max_position;
+    return `${limited ? `Never beyond position ${elastic.worst_position}` : "No limit"}. Now at ${here}.`;
   }
   const mode = modeInWords(elastic);
   return `${mode[0].toUpperCase()}${mode.slice(1)}. Now at ${here}.`;

@@ -62,11 +62,13 @@ function problem(link, elastic) {
 function showNumbers({ elastic, speed, running, waiting }) {
   const [low, up] = elastic.footprint_range_bytes;
   const { position, target, max_position, quality, pressure, available_bytes } = elastic;
-  figure("position", target === position ? `${position}` : `${position} → ${target}`, `of ${max_position}, ${doing(elastic)}`);
+  const place = target === position ? `${position}` : `${position} → ${target}`;
+  figure("position", place, `of ${max_position}, ${doing(elastic)}`);
   figure("weights", bytes(elastic.footprint_bytes), `from ${bytes(low)} to ${bytes(up)}`);
   figure("quality", `KL ${divergence(quality.kl)}`, `perplexity ${perplexity(quality.perplexity)}`);
   figure("available", available_bytes === null ? "unknown" : bytes(available_bytes), pressureInWords(pressure));
-  figure("speed", speed === null ? "…" : speed === 0 ? "idle" : rate(speed), speed ? "tokens per second" : "no tokens now");
+  if (speed) figure("speed", rate(speed), "tokens per second");
+  else figure("speed", speed === null ? "…" : "idle", "no tokens now");
   figure("requests", counted(running, "answer"), `${waiting} waiting`);
   byId("available").dataset.pressure = pressure;
 }

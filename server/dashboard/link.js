@@ -10,6 +10,7 @@ import { changed, withDecisions } from "./state.js";
 
 const LOOK_MS = 1000;
 const RATE_MS = 3000;
+const UNSEEN_MS = 15_000;
 const PATIENCE_MS = 10_000;
 const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 10_000;
@@ -150,7 +151,7 @@ export class Link {
     while (!signal.aborted) {
       if (!document.hidden) {
         try {
-          if (Date.now() - this.#lookedAt > 5 * LOOK_MS) this.#readRecording(signal); // it was hidden
+          if (Date.now() - this.#lookedAt > UNSEEN_MS) this.#readRecording(signal);
           await this.#lookOnce(signal, speed);
         } catch (error) {
           session.abort(error.name === "TimeoutError" ? new ApiError("The daemon does not answer in time.") : error);

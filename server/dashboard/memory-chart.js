@@ -90,7 +90,8 @@ class View {
     }
     const height = top + BOTTOM;
     parts.push(...this.minutes(top), ...this.marks(top), ...this.cursor(top));
-    const clip = svg("clipPath", { id: "plot" }, svg("rect", { x: LEFT, y: 0, width: this.width - LEFT - RIGHT, height }));
+    const plot = svg("rect", { x: LEFT, y: 0, width: this.width - LEFT - RIGHT, height });
+    const clip = svg("clipPath", { id: "plot" }, plot);
     const described = { role: "img", "aria-labelledby": "memory-title", "aria-describedby": "memory-caption" };
     return svg("svg", { viewBox: `0 0 ${this.width} ${height}`, height, ...described }, clip, ...parts);
   }

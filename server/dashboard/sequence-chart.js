@@ -33,6 +33,7 @@ export function showSequenceChart(store, chosen) {
 
 function chart(elastic, positions, chosen, width) {
   const right = width - RIGHT;
+  const [best, smallest] = [positions[0], positions.at(-1)];
   const x = scale([0, Math.max(1, positions.length - 1)], [LEFT, right]);
   const kl = { top: TITLE, bottom: TITLE + HEIGHTS.kl };
   const second = { top: kl.bottom + TITLE, bottom: kl.bottom + TITLE + HEIGHTS.perplexity };
@@ -42,8 +43,8 @@ function chart(elastic, positions, chosen, width) {
     ...perplexityPanel(elastic, positions, x, second, width),
     ...forbidden(elastic, x, second.bottom, right),
     ...places(elastic, positions, chosen, x, [kl, second]),
-    label(LEFT, second.bottom + 15, `0 · ${bytes(positions[0].footprint_bytes)}`, "note"),
-    label(right, second.bottom + 15, `${bytes(positions.at(-1).footprint_bytes)} · ${positions.length - 1}`, "note", "end"),
+    label(LEFT, height - 5, `0 · ${bytes(best.footprint_bytes)}`, "note"),
+    label(right, height - 5, `${bytes(smallest.footprint_bytes)} · ${positions.length - 1}`, "note", "end"),
   ];
   const described = { role: "img", "aria-labelledby": "sequence-title", "aria-describedby": "sequence-caption" };
   return svg("svg", { viewBox: `0 0 ${width} ${height}`, height, ...described }, ...parts);
@@ -100,10 +101,10 @@ function places({ position, target }, positions, chosen, x, panels) {
 
 function caption(elastic, positions) {
   const { position, target, worst_position, max_position } = elastic;
-  const last = positions.at(-1);
+  const [best, smallest] = [positions[0], positions.at(-1)].map((found) => divergence(found.kl));
   const sentences = [
     `Position ${position} of ${max_position}${target === position ? "" : `, on the way to ${target}`}.`,
-    `KL grows from ${divergence(positions[0].kl)} at position 0, the best, to ${divergence(last.kl)} at ${max_position}, the smallest.`,
+    `KL grows from ${best} at position 0, the best, to ${smallest} at ${max_position}, the smallest.`,
   ];
   if (worst_position < max_position) sentences.push(`Positions beyond ${worst_position} are not allowed.`);
   return sentences.join(" ");

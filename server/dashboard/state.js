@@ -58,6 +58,7 @@ const MOST_DECISIONS = 100;
 export function withDecisions(known, found) {
   const all = [...known];
   for (const decision of found) if (!all.some((other) => same(other, decision))) all.push(decision);
+  if (all.length === known.length) return known;
   return all.sort((one, other) => other.when - one.when).slice(0, MOST_DECISIONS);
 }
 

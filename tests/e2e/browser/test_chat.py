@@ -13,7 +13,7 @@ CHAT = "**/v1/chat/completions"
 
 
 def ask(page: Page, question: str, tokens: int = 40) -> None:
-    page.get_by_label("at most").fill(str(tokens))
+    page.get_by_label("at most tokens").fill(str(tokens))
     page.get_by_label("Your message").fill(question)
     page.keyboard.press("Enter")
 

@@ -91,7 +91,7 @@ def test_a_limit_holds_and_a_refusal_is_told_in_words(page: Page, daemon: Runnin
 def test_a_pin_may_have_an_end(page: Page, daemon: RunningDaemon) -> None:
     page.get_by_role("slider").focus()
     page.keyboard.press("ArrowRight")
-    page.get_by_label("for", exact=True).select_option("one minute")
+    page.get_by_label("Hold for").select_option("one minute")
     page.locator("#pin").click()
     expect(page.locator("#control-outcome")).to_contain_text("Pinned to 1")
     ttl = state(daemon)["ttl_seconds"]
