@@ -77,7 +77,7 @@ def play(hog: Hog, pages: Sequence[Page]) -> None:
     hog.give_back()
     time.sleep(45)
     for page in pages:
-        page.get_by_label("at most tokens").fill("160")
+        page.get_by_role("spinbutton", name="at most tokens").fill("160")
         page.get_by_label("Your message").fill(QUESTION)
         page.keyboard.press("Enter")
     hog.take(11 * MIB, per_second=2 * MIB)

@@ -14,21 +14,21 @@ export function announceChanges(store) {
 
   function tell() {
     const now = summary(store.state);
-    if (now === null) return;
-    const news = told === null ? [] : Object.keys(now).filter((name) => now[name] !== told[name]);
+    const news = Object.keys(now).filter((name) => now[name] !== told[name]);
     told = now;
     if (news.length) say(place, news.map((name) => now[name]).join(" ").trim());
   }
 
   store.subscribe((state) => {
     const now = summary(state);
-    if (now === null || (told !== null && Object.keys(now).every((name) => now[name] === told[name]))) return;
+    told ??= now; // what there was at the beginning is no news
+    if (now === null || Object.keys(now).every((name) => now[name] === told[name])) return;
     clearTimeout(timer);
     timer = setTimeout(tell, SETTLED_MS);
   });
 }
 
-/** Sentences by what they are about; null before anything is known. */
+/** Sentences by what they are about; null while nothing is known. */
 function summary({ elastic, link }) {
   if (elastic === null) return null;
   return {

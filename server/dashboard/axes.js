@@ -20,10 +20,9 @@ export function byteTicks(most, count) {
 /** The same in steps of 1, 2 or 5 of a power of ten. */
 export function ticks(most, count) {
   if (!(most > 0)) return [0];
-  const rough = most / count;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999);
-  return Array.from({ length: Math.floor(most / step + 0.001) + 1 }, (_, index) => index * step);
+  const power = 10 ** Math.floor(Math.log10(most / count));
+  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => Math.floor(most / size) <= count);
+  return Array.from({ length: Math.floor(most / step) + 1 }, (_, index) => index * step);
 }
 
 /** Text in a chart. */

@@ -76,7 +76,7 @@ export class Controls {
 
   #limits({ footprint_range_bytes, footprint_bytes, worst_position, max_position }) {
     const [low, up] = footprint_range_bytes.map((count) => count / 2 ** 20);
-    this.#size.min = Math.ceil(low * 100) / 100;
+    this.#size.min = (Math.ceil(low * 100) / 100).toFixed(2);
     this.#size.placeholder = (footprint_bytes / 2 ** 20).toFixed(2);
     say(byId("size-hint"), `${this.#size.min} to ${(Math.ceil(up * 100) / 100).toFixed(2)}`);
     this.#worst.max = max_position;

@@ -64,7 +64,7 @@ function showNumbers({ elastic, speed, running, waiting }) {
   const { position, target, max_position, quality, pressure, available_bytes } = elastic;
   const place = target === position ? `${position}` : `${position} → ${target}`;
   figure("position", place, `of ${max_position}, ${doing(elastic)}`);
-  figure("weights", bytes(elastic.footprint_bytes), `from ${bytes(low)} to ${bytes(up)}`);
+  figure("weights", bytes(elastic.footprint_bytes), `${bytes(low)} to ${bytes(up)}`);
   figure("quality", `KL ${divergence(quality.kl)}`, `perplexity ${perplexity(quality.perplexity)}`);
   figure("available", available_bytes === null ? "unknown" : bytes(available_bytes), pressureInWords(pressure));
   if (speed) figure("speed", rate(speed), "tokens per second");

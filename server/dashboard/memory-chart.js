@@ -20,8 +20,8 @@ import { bytes, clock, counted, rate } from "./format.js";
 import { readingsOf, SPAN_MS, tightest } from "./history.js";
 import { decisionInWords, isMove, MARKS } from "./words.js";
 
-const TOP = 20; // for the marks of moves
-const TITLE = 22;
+const TOP = 14; // for the marks of moves
+const TITLE = 30;
 const BOTTOM = 20; // for the axis of time
 const HEIGHTS = { available: 104, weights: 92, speed: 52 };
 const MINUTE_MS = 60_000;
@@ -178,7 +178,7 @@ class View {
     const told = `${clock(point.time)}: ${bytes(point.footprint)} of weights, ${availableIn(point)} available`;
     return [
       line(x, TOP, x, bottom, "cursor"),
-      label(right ? x - 6 : x + 6, TOP + 10, told, "readout halo", right ? "end" : "start"),
+      label(right ? x - 6 : x + 6, TOP + TITLE + 10, told, "readout halo", right ? "end" : "start"),
     ];
   }
 

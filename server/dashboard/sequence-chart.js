@@ -4,9 +4,10 @@ import { areaUnder, grid, label, LEFT, line, onWidth, panelTitle, pathThrough, R
 import { byId, fillTable, say, svg } from "./dom.js";
 import { bytes, divergence, perplexity } from "./format.js";
 
-const TITLE = 22;
+const TITLE = 24;
 const HEIGHTS = { kl: 84, perplexity: 60 };
 const BOTTOM = 20;
+const END_LABEL = 90;
 
 /** Show the chart, its caption and its table, now and after changes; `chosen()` is the slider's position. */
 export function showSequenceChart(store, chosen) {
@@ -43,6 +44,7 @@ function chart(elastic, positions, chosen, width) {
     ...perplexityPanel(elastic, positions, x, second, width),
     ...forbidden(elastic, x, second.bottom, right),
     ...places(elastic, positions, chosen, x, [kl, second]),
+    ...number(elastic.position, x(elastic.position), height - 5, right),
     label(LEFT, height - 5, `0 · ${bytes(best.footprint_bytes)}`, "note"),
     label(right, height - 5, `${bytes(smallest.footprint_bytes)} · ${positions.length - 1}`, "note", "end"),
   ];
@@ -85,6 +87,12 @@ function forbidden({ worst_position, max_position }, x, bottom, right) {
     svg("rect", { class: "forbidden", x: from, y: TITLE, width: right - from, height: bottom - TITLE }),
     line(from, TITLE, from, bottom, "worst"),
   ];
+}
+
+/** The number of the present position, where there is room for it beside those of the ends. */
+function number(position, at, y, right) {
+  const free = at > LEFT + END_LABEL && at < right - END_LABEL;
+  return free ? [label(at, y, `${position}`, "readout", "middle")] : [];
 }
 
 function places({ position, target }, positions, chosen, x, panels) {

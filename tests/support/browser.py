@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
-PATIENCE_MS: Final = 60_000
+PATIENCE_MS: Final = 30_000
 """After which something is broken, on whatever machine this runs."""
 
 
@@ -48,7 +48,7 @@ class Watched:
         self.asked: list[Request] = []
         self.page.on("console", self._hear)
         self.page.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
-        self.page.on("request", self.asked.append)
+        self.page.on("request", lambda request: self.asked.append(request))
 
     @property
     def hosts(self) -> set[str]:
