@@ -19,6 +19,7 @@ from playwright.sync_api import Page
 
 from bench.machine.helpers import Hog, RunningDaemon, running_daemon
 from bench.machine.small_machine import MIB, Machine
+from bench.small_png import small_png
 from bench.worker import ROOT
 
 FOLDER: Final = ROOT / "docs" / "images"
@@ -69,19 +70,28 @@ def load(daemon: RunningDaemon) -> Iterator[None]:
             thread.join()
 
 
-def play(hog: Hog, pages: Sequence[Page]) -> None:
-    """What happens before the pictures are made."""
-    time.sleep(15)
-    hog.take(12 * MIB, per_second=MIB // 2)
-    time.sleep(12)
-    hog.give_back()
-    time.sleep(45)
+def play(daemon: RunningDaemon, hog: Hog, pages: Sequence[Page]) -> None:
+    """Before the pictures: the hog takes and gives back, twice, then takes until the model moves."""
+    time.sleep(30)
+    for taken in (8 * MIB, 12 * MIB):
+        hog.take(taken, per_second=MIB // 2)
+        time.sleep(10)
+        hog.give_back()
+        time.sleep(40)
+    while position(daemon) == 0:
+        hog.take(MIB // 4, per_second=MIB)
+        time.sleep(0.5)
     for page in pages:
         page.get_by_role("spinbutton", name="at most tokens").fill("160")
         page.get_by_label("Your message").fill(QUESTION)
         page.keyboard.press("Enter")
-    hog.take(11 * MIB, per_second=2 * MIB)
     time.sleep(2)
+
+
+def position(daemon: RunningDaemon) -> int:
+    """Where the model is now."""
+    found: int = daemon.get("/v1/elastic").json()["position"]
+    return found
 
 
 def take(folder: Path) -> list[Path]:
@@ -97,12 +107,14 @@ def take(folder: Path) -> list[Path]:
         browser = stack.enter_context(chromium())
         pages = {name: Watched(browser, **options).open(daemon.url) for name, options in SIZES.items()}
         with load(daemon):
-            play(hog, list(pages.values()))
+            play(daemon, hog, list(pages.values()))
             paths = []
             for name, page in pages.items():
                 path = folder / f"{name}.png"
-                page.screenshot(path=path, full_page=True)
+                path.write_bytes(page.screenshot(full_page=True))
                 paths.append(path)
+        for path in paths:
+            path.write_bytes(small_png(browser.contexts[0], path.read_bytes()))
         return paths
 
 

@@ -59,7 +59,7 @@ function klPanel(elastic, positions, x, panel, width) {
   const points = positions.map((found, index) => [x(index), panel.y(found.kl)]);
   return [
     panelTitle(panel, "KL to the unquantized model", divergence(elastic.quality.kl)),
-    ...grid(ticks(most, 2).map((value) => [panel.y(value), divergence(value)]), width),
+    ...grid(ticks(most, 2).map((value) => [panel.y(value), `${Number(value.toPrecision(3))}`]), width),
     svg("path", { class: "area quality", d: areaUnder(points, panel.bottom) }),
     svg("path", { class: "curve quality", d: pathThrough(points) }),
   ];

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, Request, Route, expect
 
 from support.daemon import RunningDaemon
 
@@ -41,10 +41,12 @@ def test_an_answer_is_streamed_and_tells_its_position(page: Page, daemon: Runnin
 
 def test_the_conversation_goes_along(page: Page) -> None:
     bodies: list[dict[str, object]] = []
-    page.on(
-        "request",
-        lambda request: bodies.append(request.post_data_json) if request.url.endswith("/completions") else None,
-    )
+
+    def note(request: Request) -> None:
+        if request.url.endswith("/completions"):
+            bodies.append(request.post_data_json)
+
+    page.on("request", note)
     for question in ("First", "Second"):
         ask(page, question, tokens=3)
         expect(page.get_by_role("button", name="Send")).to_be_visible()
