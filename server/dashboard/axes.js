@@ -37,7 +37,7 @@ export function line(x1, y1, x2, y2, kind) {
 
 /** What a panel shows, and the value now, above it. */
 export function panelTitle(panel, name, value) {
-  const text = label(LEFT, panel.top - 6, `${name} `, "panel-title");
+  const text = label(LEFT, panel.top - 6, `${name} `, "panel-title halo");
   text.append(svg("tspan", { class: "value" }, value));
   return text;
 }

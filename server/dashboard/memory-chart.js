@@ -24,6 +24,7 @@ const TOP = 14; // for the marks of moves
 const TITLE = 30;
 const BOTTOM = 20; // for the axis of time
 const HEIGHTS = { available: 104, weights: 92, speed: 52 };
+const NARROW = 480; // where there is no room for notes
 const MINUTE_MS = 60_000;
 const TABLE_STEP_MS = 15_000;
 
@@ -81,15 +82,16 @@ class View {
   }
 
   chart() {
-    const parts = [];
+    const bottom = Object.values(HEIGHTS).reduce((sum, height) => sum + TITLE + height, TOP);
+    const parts = this.marks(bottom);
     let top = TOP;
     for (const [name, height] of Object.entries(HEIGHTS)) {
       const panel = { top: top + TITLE, bottom: top + TITLE + height };
       parts.push(...this[name](panel));
       top = panel.bottom;
     }
-    const height = top + BOTTOM;
-    parts.push(...this.minutes(top), ...this.marks(top), ...this.cursor(top));
+    const height = bottom + BOTTOM;
+    parts.push(...this.minutes(bottom), ...this.cursor(bottom));
     const plot = svg("rect", { x: LEFT, y: 0, width: this.width - LEFT - RIGHT, height });
     const clip = svg("clipPath", { id: "plot" }, plot);
     const described = { role: "img", "aria-labelledby": "memory-title", "aria-describedby": "memory-caption" };
@@ -112,7 +114,8 @@ class View {
       const right = this.width - RIGHT;
       parts.push(line(LEFT, y(reserves.low), right, y(reserves.low), "low"));
       parts.push(line(LEFT, y(reserves.critical), right, y(reserves.critical), "critical"));
-      parts.push(label(LEFT + 6, y(reserves.low) - 4, `shrinks below ${bytes(reserves.low)}`, "note halo"));
+      const told = `shrinks below ${bytes(reserves.low)}`;
+      if (this.width > NARROW) parts.push(label(LEFT + 6, y(reserves.low) - 4, told, "note halo"));
     }
     return parts;
   }
@@ -151,7 +154,7 @@ class View {
     const steps = Array.from({ length: SPAN_MS / MINUTE_MS + 1 }, (_, minutes) => minutes);
     return steps.flatMap((minutes) => {
       const x = this.x(this.now - minutes * MINUTE_MS);
-      const text = minutes === 0 ? "now" : this.width < 480 ? `−${minutes}` : `−${minutes} min`;
+      const text = minutes === 0 ? "now" : this.width <= NARROW ? `−${minutes}` : `−${minutes} min`;
       const anchor = minutes === 0 ? "end" : minutes === SPAN_MS / MINUTE_MS ? "start" : "middle";
       return [line(x, bottom, x, bottom + 4, "tick"), label(x, bottom + 16, text, "note", anchor)];
     });

@@ -42,7 +42,7 @@ function chart(elastic, positions, chosen, width) {
   const parts = [
     ...klPanel(elastic, positions, x, kl, width),
     ...perplexityPanel(elastic, positions, x, second, width),
-    ...forbidden(elastic, x, second.bottom, right),
+    ...[kl, second].flatMap((panel) => forbidden(elastic, x, panel, right)),
     ...places(elastic, positions, chosen, x, [kl, second]),
     ...number(elastic.position, x(elastic.position), height - 5, right),
     label(LEFT, height - 5, `0 · ${bytes(best.footprint_bytes)}`, "note"),
@@ -80,12 +80,12 @@ function perplexityPanel(elastic, positions, x, panel, width) {
 }
 
 /** Positions beyond the worst one allowed. */
-function forbidden({ worst_position, max_position }, x, bottom, right) {
+function forbidden({ worst_position, max_position }, x, { top, bottom }, right) {
   if (worst_position >= max_position) return [];
   const from = x(worst_position);
   return [
-    svg("rect", { class: "forbidden", x: from, y: TITLE, width: right - from, height: bottom - TITLE }),
-    line(from, TITLE, from, bottom, "worst"),
+    svg("rect", { class: "forbidden", x: from, y: top, width: right - from, height: bottom - top }),
+    line(from, top, from, bottom, "worst"),
   ];
 }
 
@@ -96,15 +96,14 @@ function number(position, at, y, right) {
 }
 
 function places({ position, target }, positions, chosen, x, panels) {
-  const [first, last] = [panels[0].top, panels.at(-1).bottom];
-  const parts = [];
-  if (chosen !== null && chosen !== position) parts.push(line(x(chosen), first, x(chosen), last, "chosen"));
-  if (target !== position) parts.push(line(x(target), first, x(target), last, "target"));
-  parts.push(line(x(position), first, x(position), last, "here"));
-  for (const { y, value } of panels) {
+  return panels.flatMap(({ top, bottom, y, value }) => {
+    const parts = [];
+    if (chosen !== null && chosen !== position) parts.push(line(x(chosen), top, x(chosen), bottom, "chosen"));
+    if (target !== position) parts.push(line(x(target), top, x(target), bottom, "target"));
+    parts.push(line(x(position), top, x(position), bottom, "here"));
     parts.push(svg("circle", { class: "here", r: 4.5, cx: x(position), cy: y(value(positions[position])) }));
-  }
-  return parts;
+    return parts;
+  });
 }
 
 function caption(elastic, positions) {

@@ -44,7 +44,7 @@ def test_the_conversation_goes_along(page: Page) -> None:
 
     def note(request: Request) -> None:
         if request.url.endswith("/completions"):
-            bodies.append(request.post_data_json)
+            bodies.append(request.post_data_json or {})
 
     page.on("request", note)
     for question in ("First", "Second"):
