@@ -14,15 +14,15 @@ PACKAGES := engine ensemble_builder server clients
 # The editable install links file by file (so that mypy can follow it): a new file asks for a new install. So does a
 # change in what the native kernels are made from, the compiler included.
 BUILD_INPUTS := pyproject.toml setup.py native_build.py $(sort $(wildcard engine/native/cpp/*))
-FILE_LIST := $(shell { find $(PACKAGES) -name '*.py' -not -path '*/__pycache__/*' | sort; cksum $(BUILD_INPUTS); \
-  command -v $${CXX:-c++}; } | cksum | cut -d' ' -f1)
+FILE_LIST := $(shell { find $(PACKAGES) -name '*.py' -not -path '*/__pycache__/*' -o -path 'server/dashboard/*' | sort; \
+  cksum $(BUILD_INPUTS); command -v $${CXX:-c++}; } | cksum | cut -d' ' -f1)
 INSTALLED := $(VENV)/.installed-$(FILE_LIST)
 DEVELOPMENT := $(VENV)/.development-$(FILE_LIST)
 BENCHMARK := $(VENV)/.benchmark-$(FILE_LIST)
 CLIENTS := $(E2E_VENV)/.clients-$(shell cksum pyproject.toml | cut -d' ' -f1)
 NODE_CLIENT := tests/e2e/node/node_modules/.package-lock.json
 
-.PHONY: help serve test test-slow test-e2e check format native-test native-sanitize native-arm soak bench demo clean
+.PHONY: help serve test test-slow test-e2e pictures check format native-test native-sanitize native-arm soak bench demo clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 17
@@ -39,8 +39,11 @@ test-slow: $(DEVELOPMENT)  ## run the tests that take minutes
 	$(VENV)/bin/pytest -m slow $(ARGS)
 
 # Warnings are other people's here.
-test-e2e: $(DEVELOPMENT) $(CLIENTS) $(NODE_CLIENT)  ## run other people's clients against the daemon; needs Node 20 and npm
-	$(E2E_VENV)/bin/python -m pytest -m clients -W ignore tests/e2e/clients $(ARGS)
+test-e2e: $(DEVELOPMENT) $(CLIENTS) $(NODE_CLIENT)  ## run other people's clients, a browser too, against the daemon; needs Node 20, npm, Chromium
+	$(E2E_VENV)/bin/python -m pytest -m clients -W ignore tests/e2e/clients tests/e2e/browser $(ARGS)
+
+pictures: $(DEVELOPMENT) $(CLIENTS)  ## make the dashboard's pictures in docs/images anew; needs Chromium
+	$(E2E_VENV)/bin/python -m bench.pictures $(ARGS)
 
 check: $(DEVELOPMENT)  ## formatting, lint and types
 	$(VENV)/bin/ruff format --check .

@@ -10,11 +10,22 @@ from flexquant.server.daemon_state import DaemonState
 from flexquant.server.error_envelope import LastResort, install_error_handlers
 from flexquant.server.keys import Keys
 from flexquant.server.request_log import RequestLog
-from flexquant.server.routes import chat, completions, elastic, events, health, metrics, models, tokens, trace
+from flexquant.server.routes import (
+    chat,
+    completions,
+    dashboard,
+    elastic,
+    events,
+    health,
+    metrics,
+    models,
+    tokens,
+    trace,
+)
 from flexquant.server.security import Security, host_names
 from flexquant.server.settings import Settings
 
-_PARTS = (completions, chat, models, health, metrics, elastic, events, tokens, trace)
+_PARTS = (completions, chat, models, health, metrics, elastic, events, tokens, trace, dashboard)
 
 
 def create_app(daemon: DaemonState, settings: Settings, keys: Keys) -> FastAPI:

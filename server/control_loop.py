@@ -18,7 +18,14 @@ from flexquant.server.controller.sample import DropReusable, Move, Order, Sample
 from flexquant.server.controller.state import Decision, State
 from flexquant.server.controller.trace import DumpHeader
 from flexquant.server.elastic_events import ElasticEvents
-from flexquant.server.elastic_state import DecisionState, Elastic, ElasticState, ModelMemory
+from flexquant.server.elastic_state import (
+    DecisionState,
+    Elastic,
+    ElasticState,
+    ModelMemory,
+    PositionState,
+    SequenceState,
+)
 from flexquant.server.event_stream import EventStream
 from flexquant.server.memory_gate import MemoryGate
 from flexquant.server.memory_report import MemoryReport
@@ -149,6 +156,11 @@ class Controller:
     def footprints(self) -> Sequence[int]:
         """Bytes of resident weights at positions 0..N."""
         return self._law.footprints
+
+    def sequence(self) -> SequenceState:
+        """What `GET /v1/elastic/sequence` answers."""
+        qualities = zip(self._law.footprints, self._elastic.quality, strict=True)
+        return SequenceState(tuple(PositionState(nbytes, found.perplexity, found.kl) for nbytes, found in qualities))
 
     @property
     def pinned(self) -> bool:

@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from flexquant.server.controller.parameters import Reserves
 from flexquant.server.controller.sample import StressReading
 from flexquant.server.controller.state import Phase
 
@@ -15,6 +16,22 @@ class Quality:
 
     perplexity: float
     kl: float
+
+
+@dataclass(frozen=True, slots=True)
+class PositionState:
+    """One position of the sequence: bytes of weights there, and the quality as the builder measured it."""
+
+    footprint_bytes: int
+    perplexity: float
+    kl: float
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceState:
+    """What `GET /v1/elastic/sequence` answers: all positions, 0 (the best) to N (the smallest). It never changes."""
+
+    positions: tuple[PositionState, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +133,16 @@ class Elastic(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SourceState:
-    """One probe's last word. `error` is set, and the bytes are None, while it does not answer."""
+    """One probe's last word. `error` is set, and the rest is None, while it does not answer.
+
+    `reserves` is what is kept free for others in this domain, and thereby when the controller acts.
+    """
 
     name: str
     available_bytes: int | None
     total_bytes: int | None
     error: str | None
+    reserves: Reserves | None
 
 
 @dataclass(frozen=True, slots=True)

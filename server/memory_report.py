@@ -37,8 +37,11 @@ class MemoryReport:
 
     def sources(self, readings: Readings) -> tuple[SourceState, ...]:
         """All domains that were read, then the sources that did not answer."""
-        answered = (SourceState(found.source, found.available, found.total, None) for found in readings.memory)
-        failed = (SourceState(name, None, None, error) for name, error in readings.failures.items())
+        answered = (
+            SourceState(found.source, found.available, found.total, None, self._reserves(found))
+            for found in readings.memory
+        )
+        failed = (SourceState(name, None, None, error, None) for name, error in readings.failures.items())
         return (*answered, *failed)
 
     def _reserves(self, reading: MemoryReading) -> Reserves:

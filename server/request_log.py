@@ -13,13 +13,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from flexquant.server.exposition import Counter
 from flexquant.server.generation_request import Usage
 from flexquant.server.logging_setup import Fields
+from flexquant.server.security import DASHBOARD
 
 log = logging.getLogger(__name__)
 
 PROBES: Final = frozenset({"/health", "/ready", "/metrics"})
 """Paths that no work comes from: not counted, and logged only where they were refused."""
 _QUIET: Final = frozenset({"/v1/elastic"})
-"""Paths that programs poll: logged at debug level while they succeed."""
+"""Paths that programs poll: logged at debug level while they succeed, as the files of the dashboard are."""
 GONE: Final = "gone"
 """The status of a request whose client went away before there was one."""
 OTHER: Final = "other"
@@ -106,7 +107,7 @@ def _level(path: str, status: int | None) -> int | None:
     """Of the line about a request; None for no line."""
     if path in PROBES and not (status is not None and BAD_REQUEST <= status < INTERNAL_SERVER_ERROR):
         return None
-    quiet = path in _QUIET and status is not None and status < BAD_REQUEST
+    quiet = (path in _QUIET or path.startswith(DASHBOARD)) and status is not None and status < BAD_REQUEST
     return logging.DEBUG if quiet else logging.INFO
 
 

@@ -26,11 +26,18 @@ from flexquant.server.settings import Settings
 log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
+DASHBOARD: Final = "/dashboard/"
+"""What lies below, and "/", is the same for everyone who installs this version: the page, without any data."""
 MAX_HEADERS: Final = 100
 MAX_HEAD_BYTES: Final = 32 * 1024
 """Of the request line's target and all header lines together; browsers and clients send a few hundred bytes."""
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _ADMIN_PREFIX: Final = "/v1/elastic"
+
+
+def is_open(path: str) -> bool:
+    """Whether a path asks for no key."""
+    return path in OPEN_PATHS or path == "/" or path.startswith(DASHBOARD)
 
 
 def is_loopback(host: str) -> bool:
@@ -68,7 +75,7 @@ class Security:
     Args:
         app: What the others are passed on to.
         hosts: Names that the Host header may have beyond localhost and addresses; "*" allows any.
-        keys: All but OPEN_PATHS ask for one of them, as far as there are any.
+        keys: All but OPEN_PATHS and the files of the dashboard ask for one of them, as far as there are any.
     """
 
     def __init__(self, app: ASGIApp, *, hosts: Collection[str], keys: Keys) -> None:
@@ -99,7 +106,7 @@ class Security:
         origin = headers.get("origin")
         if origin is not None and method not in _READING and not _same_origin(origin, host):
             raise ApiError(403, f"Web pages of {origin!r} may not use this daemon.", code="origin_not_allowed")
-        if path not in OPEN_PATHS:
+        if not is_open(path):
             self._check_key(method, path, headers)
 
     def _check_key(self, method: str, path: str, headers: Headers) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from flexquant.server import exposition, streaming
-from flexquant.server.elastic_state import ElasticState
+from flexquant.server.elastic_state import ElasticState, SequenceState
 from flexquant.server.openapi import answers
 from flexquant.server.openapi.answers import Error
 from flexquant.server.routes import trace
@@ -84,6 +84,7 @@ OPERATIONS: Final[Mapping[tuple[str, str], Described]] = {
         text=exposition.MEDIA_TYPE.partition(";")[0],
     ),
     ("get", "/v1/elastic"): Described("The state.", ElasticState),
+    ("get", "/v1/elastic/sequence"): Described("All positions, the best one first.", SequenceState),
     ("post", "/v1/elastic/target"): Described("The state after the move.", ElasticState),
     ("get", "/v1/elastic/events"): Described(_EVENTS, chunk=answers.ElasticEvent),
     ("get", "/v1/elastic/trace"): Described(

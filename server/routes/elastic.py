@@ -1,4 +1,4 @@
-"""GET /v1/elastic (state) and POST /v1/elastic/target (wishes)."""
+"""GET /v1/elastic (state), GET /v1/elastic/sequence (all positions) and POST /v1/elastic/target (wishes)."""
 
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -19,6 +19,12 @@ router = APIRouter()
 async def elastic(daemon: Annotated[DaemonState, Depends(daemon_state)]) -> dict[str, Any]:
     """Position, footprint, memory, and the last decision."""
     return asdict(daemon.controller.state())
+
+
+@router.get("/v1/elastic/sequence")
+async def sequence(daemon: Annotated[DaemonState, Depends(daemon_state)]) -> dict[str, Any]:
+    """Footprint and quality at every position; the same for as long as the daemon runs."""
+    return asdict(daemon.controller.sequence())
 
 
 @router.post("/v1/elastic/target")

@@ -9,10 +9,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "guides" / "clients.md").read_text()
 NODE = ROOT / "tests" / "e2e" / "node"
-GROUP: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]["e2e"]
+GROUP: list[str | dict[str, str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]["e2e"]
+CLIENTS = [requirement for requirement in GROUP if isinstance(requirement, str)]
 
 
-@pytest.mark.parametrize("requirement", GROUP)
+@pytest.mark.parametrize("requirement", CLIENTS)
 def test_the_guide_names_the_versions_for_python(requirement: str) -> None:
     name, version = requirement.replace("[api]", "").split("==")
     assert f"| `{name}` | {version} |" in GUIDE

@@ -54,6 +54,14 @@ def test_wheel_holds_the_demo_ensemble_and_stays_small(distributions: tuple[Path
         assert sum(entry.file_size for entry in demo) <= 16 * 2**20
 
 
+def test_wheel_holds_the_dashboard(distributions: tuple[Path, Path]) -> None:
+    with zipfile.ZipFile(distributions[1]) as wheel:
+        packed = set(wheel.namelist())
+    files = {path.name for path in (ROOT / "server" / "dashboard").iterdir()}
+    assert "index.html" in files
+    assert {f"flexquant/server/dashboard/{name}" for name in files} <= packed
+
+
 def test_sdist_builds_from_itself_and_carries_the_licence(distributions: tuple[Path, Path]) -> None:
     with tarfile.open(distributions[0]) as sdist:
         names = {name.split("/", 1)[1] for name in sdist.getnames() if "/" in name}

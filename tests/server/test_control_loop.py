@@ -49,9 +49,23 @@ def test_the_state_has_every_field() -> None:
         "release_efficiency": None,
         "retained_bytes": 0,
         "memory": asdict(rig.elastic.memory_state()),
-        "sources": ({"name": "host", "available_bytes": 11 * GIB, "total_bytes": TOTAL, "error": None},),
+        "sources": (
+            {
+                "name": "host",
+                "available_bytes": 11 * GIB,
+                "total_bytes": TOTAL,
+                "error": None,
+                "reserves": asdict(RESERVES),
+            },
+        ),
         "stress": (),
     }
+
+
+def test_sequence_tells_every_position() -> None:
+    positions = Rig().controller.sequence().positions
+    assert [found.footprint_bytes for found in positions] == list(FOOTPRINTS)
+    assert [(found.perplexity, found.kl) for found in positions] == [(10.0 + k, 0.01 * k) for k in range(11)]
 
 
 def test_before_the_first_tick_pressure_is_unknown() -> None:
@@ -94,6 +108,7 @@ def test_a_silent_source_is_shown_and_nothing_moves() -> None:
     state = rig.tick(5.0)
     assert (state.pressure, state.phase, state.available_bytes) == ("unknown", "blind", None)
     assert state.sources[0].error == "OSError: no answer"
+    assert state.sources[0].reserves is None
     assert rig.elastic.orders == []
 
 

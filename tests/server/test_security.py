@@ -93,13 +93,17 @@ def test_key_opens(headers: dict[str, str]) -> None:
 )
 def test_without_the_key_all_but_health_and_ready_is_closed(headers: dict[str, str]) -> None:
     guarded = client(key="secret")
-    for path in ("/v1/models", "/v1/elastic", "/openapi.json", "/nothing", "/health/", "//health"):
+    closed = ["/v1/models", "/v1/elastic", "/openapi.json", "/nothing", "/health/", "http://localhost:8000//health"]
+    closed += ["/dashboard", "/dashboards/main.js", "/index.html", "http://localhost:8000//"]
+    for path in closed:
         answer = guarded.get(path, headers=headers)
         assert answer.status_code == 401, path
         assert answer.json()["error"]["code"] == "invalid_api_key"
         assert answer.headers["www-authenticate"] == "Bearer"
     assert guarded.get("/health", headers=headers).status_code == 200
     assert guarded.get("/ready", headers=headers).status_code == 200
+    assert guarded.get("/", headers=headers).status_code == 200
+    assert guarded.get("/dashboard/main.js", headers=headers).status_code == 200
 
 
 MOVE = "/v1/elastic/target"

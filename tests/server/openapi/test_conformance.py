@@ -24,6 +24,7 @@ READING = (
     "/ready",
     "/v1/elastic",
     "/v1/elastic/events",
+    "/v1/elastic/sequence",
     "/v1/elastic/trace",
     "/v1/models",
     "/v1/models/{name}",
