@@ -22,7 +22,7 @@ from flexquant.ensemble_builder.exl2_pack import pack
 from flexquant.ensemble_builder.gptq import Curvature, quantize_linear
 from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.safetensors_file import write_safetensors
-from flexquant.ensemble_builder.store_writer import COMMON_NAME, share, write_store
+from flexquant.ensemble_builder.store_writer import COMMON_NAME, exl2_quantization, share, write_store
 from flexquant.ensemble_builder.stores import Store, level_of, open_store, stores_of
 
 GROUP_SIZE: Final = 32
@@ -122,8 +122,7 @@ def _round(store: Store, manifest: Manifest, out: Path, progress: Progress) -> N
         store.index.folder,
         common=store.index.folder / COMMON_NAME,
         quantized={name: index[name] for name in index.names()},
-        level=store.bits,
-        calibration=calibration,
+        quantization=exl2_quantization(store.bits, calibration),
     )
     shutil.rmtree(layers)
 

@@ -1,0 +1,24 @@
+"""Codes as bit planes: what an Any-Precision store has of a layer beside its tables."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+COLUMN_MULTIPLE = 32
+"""A row of a plane is whole words."""
+
+
+def planes_of(codes: NDArray[np.uint8], width: int, first: int, last: int) -> NDArray[np.int32]:
+    """Return some bits of all codes.
+
+    Args:
+        codes: uint8 [rows, columns] of `width` bits; columns is a multiple of 32.
+        width: Bits of a code.
+        first: First bit, counted from the most significant one.
+        last: Bit behind the last.
+
+    Returns:
+        int32 [last - first, rows, columns / 32], the most significant plane first. Column 32 w + i is bit i of word w.
+    """
+    bits = [codes >> (width - 1 - at) & 1 for at in range(first, last)]
+    packed = np.packbits(np.stack(bits), axis=2, bitorder="little")
+    return packed.view("<i4").astype(np.int32, copy=False)
