@@ -138,7 +138,8 @@ class Quantization(Record):
     """How the levels were made; absent for levels that were imported."""
 
     quantizer: str
-    group_size: int
+    group_size: int | None
+    """Weights that share a scale; None where a method has no scales."""
     calibration: Text
 
 

@@ -1,1 +1,1 @@
-"""Any-Precision as the builder's second method: one set of codes whose first bits are the codes of every lower width."""
+"""Any-Precision as the builder's second method: codes whose first bits are those of every lower width."""

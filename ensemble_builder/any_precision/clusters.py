@@ -69,8 +69,8 @@ def _cluster(rows: SortedRows, widths: Sequence[int]) -> Clusters:
 def seed(rows: SortedRows, width: int) -> tuple[Bounds, Floats]:
     """Return clusters of the rows by k-means, and their centres.
 
-    Lloyd's algorithm from two starts, of which each row takes the better end: splitting again and again, and the spacing
-    that is best for many clusters (Panter and Dite, 1951), in proportion to the cube root of the density.
+    Lloyd's algorithm from two starts, of which each row takes the better end: splitting again and again, and the
+    spacing that is best for many clusters (Panter and Dite, 1951), in proportion to the cube root of the density.
 
     Args:
         rows: The rows.

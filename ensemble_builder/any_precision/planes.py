@@ -1,10 +1,30 @@
 """Codes as bit planes: what an Any-Precision store has of a layer beside its tables."""
 
+from pathlib import Path
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
-COLUMN_MULTIPLE = 32
+from flexquant.engine.errors import UnsupportedModelError
+from flexquant.engine.model_config import ModelConfig
+
+COLUMN_MULTIPLE: Final = 32
 """A row of a plane is whole words."""
+
+
+def check_sizes(checkpoint: Path, config: ModelConfig) -> None:
+    """Check that planes of the model's layers are whole words.
+
+    Raises:
+        UnsupportedModelError: They are not.
+    """
+    for shape in config.linears():
+        if shape.in_features % COLUMN_MULTIPLE:
+            raise UnsupportedModelError(
+                f"{checkpoint}: {shape.key} has {shape.in_features} inputs; Any-Precision needs a multiple of "
+                f"{COLUMN_MULTIPLE}"
+            )
 
 
 def planes_of(codes: NDArray[np.uint8], width: int, first: int, last: int) -> NDArray[np.int32]:

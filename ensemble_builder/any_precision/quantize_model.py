@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from flexquant.engine.decoder import Decoder
-from flexquant.engine.errors import FlexQuantError, UnsupportedModelError
+from flexquant.engine.errors import FlexQuantError
 from flexquant.engine.manifest import Text
 from flexquant.engine.model_config import LinearShape, ModelConfig, read_model_config
 from flexquant.engine.tensor_index import TensorIndex
@@ -27,7 +27,7 @@ from flexquant.ensemble_builder.any_precision.fisher import (
 )
 from flexquant.ensemble_builder.any_precision.gradient_work import GradientWork
 from flexquant.ensemble_builder.any_precision.layer_tensors import layer_tensors
-from flexquant.ensemble_builder.any_precision.planes import COLUMN_MULTIPLE
+from flexquant.ensemble_builder.any_precision.planes import check_sizes
 from flexquant.ensemble_builder.any_precision.stores_of_levels import write_stores
 from flexquant.ensemble_builder.any_precision.widths import widths_of
 from flexquant.ensemble_builder.evaluation import run_layer
@@ -88,20 +88,6 @@ def quantize_model(
     source = {"dataset": calibration.name, "tokens": calibration.tokens}
     write_stores(out, checkpoint, common_tensors(index, config), levels, work, {"calibration": source}, progress)
     work.finish()
-
-
-def check_sizes(checkpoint: Path, config: ModelConfig) -> None:
-    """Check that planes of the model's layers are whole words.
-
-    Raises:
-        UnsupportedModelError: They are not.
-    """
-    for shape in config.linears():
-        if shape.in_features % COLUMN_MULTIPLE:
-            raise UnsupportedModelError(
-                f"{checkpoint}: {shape.key} has {shape.in_features} inputs; Any-Precision needs a multiple of "
-                f"{COLUMN_MULTIPLE}"
-            )
 
 
 def _forward(index: TensorIndex, config: ModelConfig, windows: Tensor, work: GradientWork, progress: Progress) -> None:

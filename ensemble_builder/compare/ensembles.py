@@ -26,7 +26,7 @@ from flexquant.ensemble_builder.report.collect import Options as Orders
 from flexquant.ensemble_builder.report.collect import baselines, check_unseen, recorded_sensitivities
 from flexquant.ensemble_builder.report.contents import Cost, Measured, Report
 from flexquant.ensemble_builder.report.findings import methods_of
-from flexquant.ensemble_builder.report.ladder import GROUP_SIZE
+from flexquant.ensemble_builder.report.ladder import group_size_of
 from flexquant.ensemble_builder.report.measure import Curve, measure_routes, positions_near, states_to_measure
 from flexquant.ensemble_builder.report.orders import (
     BASELINES,
@@ -130,7 +130,6 @@ def compare_ensemble(
     within = [rung for rung in rungs if manifest.levels[-1].bits <= rung.bits <= manifest.levels[0].bits]
     files = [ladder[rung.bits] for rung in within]
     ladder_bytes = sum(alone for alone, _ in files) + files[0][1] if files else None
-    group_size = GROUP_SIZE if manifest.quantization is None else manifest.quantization.group_size
     count, window = measuring.unseen.tokens.shape
     report = Report(
         manifest=manifest,
@@ -147,7 +146,7 @@ def compare_ensemble(
         ),
         methods=tuple(methods_of(curves, options.between)),
         granularity=Granularity.of(own.footprints),
-        ladder=ladder_of(manifest, ensemble.config, group_size, storage.shared_bytes),
+        ladder=ladder_of(manifest, ensemble.config, group_size_of(manifest), storage.shared_bytes),
         storage=storage,
         search=Cost(manifest.search.evaluations, recorded_minutes(read_built(folder))),
     )

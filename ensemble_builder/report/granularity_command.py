@@ -11,8 +11,8 @@ from flexquant.engine.errors import UsageError
 from flexquant.engine.model_config import read_model_config
 from flexquant.ensemble_builder.arguments import new_parser, size
 from flexquant.ensemble_builder.levels import parse_levels
+from flexquant.ensemble_builder.options import GROUP_SIZE
 from flexquant.ensemble_builder.report.config_granularity import granularity_of, ladder_granularity
-from flexquant.ensemble_builder.report.ladder import GROUP_SIZE
 from flexquant.ensemble_builder.report.sizes import Granularity
 
 EXAMPLES: Final = """\
