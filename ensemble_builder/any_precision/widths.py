@@ -20,7 +20,7 @@ def check_levels(levels: Sequence[float]) -> None:
     for level in levels:
         if level != int(level):
             raise UsageError(
-                f"--method any-precision: {level:g} is no whole number of bits",
+                f"any-precision: {level:g} is no whole number of bits",
                 hint="For example --levels 6,5,4,3; mixing widths is what the sequence does.",
             )
 

@@ -35,6 +35,7 @@ from flexquant.ensemble_builder.report.orders import (
     own_route,
     route_along,
     units_between,
+    whole_model_route,
 )
 from flexquant.ensemble_builder.report.scorer import Scorer
 from flexquant.ensemble_builder.report.sizes import Granularity, ladder_of, storage_of
@@ -89,7 +90,7 @@ def compare_ensemble(
     started = time.monotonic()
     options, ensemble = measuring.options, Ensemble.open(folder)
     manifest = ensemble.manifest
-    method = f"nested {manifest.method}" if manifest.nested else manifest.method
+    method = f"nested {manifest.method}" if manifest.nested and manifest.method == "exl2" else manifest.method
     name = f"{method} {'-'.join(level.name for level in manifest.levels)}"
     check_unseen(manifest, options.text, measuring.unseen.text.sha256)
     own = own_route(manifest)
@@ -107,6 +108,9 @@ def compare_ensemble(
     every = [own, greedy]
     if exhaustive is not None:
         every.append(route_along(EXHAUSTIVE, units, exhaustive.order, manifest.fixed_bytes))
+    whole = whole_model_route(manifest, units)
+    if whole is not None:
+        every.append(whole)
     scorer = Scorer(ensemble, measuring.unseen, options.checkpoint)
     key = fingerprint(manifest.files, manifest.modules, measuring.unseen, "unquantized")
     with Scores(measured / "unseen.jsonl", key) as scores:
@@ -158,7 +162,7 @@ def compare_ensemble(
         without_exhaustive=without,
         beside=beside_ladder(
             [(point.position, point.footprint_bytes, point.perplexity) for point in curves[0].points],
-            [(rung.footprint_bytes, rung.quality.perplexity) for rung in within],
+            [(rung.footprint_bytes, rung.quality.perplexity) for rung in rungs],
         ),
         ladder_bytes=ladder_bytes,
         choices=choices,

@@ -29,6 +29,7 @@ from flexquant.ensemble_builder.report.orders import (
     random_orders,
     route_along,
     units_between,
+    whole_model_route,
 )
 from flexquant.ensemble_builder.report.scorer import Scorer
 from flexquant.ensemble_builder.report.sizes import Granularity, ladder_of, storage_of
@@ -96,7 +97,8 @@ def report_on(ensemble: Ensemble, built: Mapping[str, object], options: Options,
         source = "report text" if costs is None else "build"
         if costs is None:
             costs = measured_sensitivities(units, scorer, progress)
-    routes = [own, *baselines(units, manifest.fixed_bytes, costs, options)]
+    whole = whole_model_route(manifest, units)
+    routes = [own, *baselines(units, manifest.fixed_bytes, costs, options), *([] if whole is None else [whole])]
     with progress.stage("measuring orders", len(states_to_measure(routes, options.between))) as stage:
 
         def advancing(state: Assignment) -> WindowQuality:

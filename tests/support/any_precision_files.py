@@ -31,8 +31,8 @@ def weights_of(stores: Sequence[Path], key: str) -> NDArray[np.float16]:
 def packed_planes(codes: Codes, width: int) -> NDArray[np.int32]:
     """Planes as SNU-ARC's packer makes them, one bit at a time: int32 [width, rows, columns / 32].
 
-    Columns come in chunks of 1,024, of which the last may be shorter; in a chunk of T words from column c on, word t has
-    the bit of column c + 8 T s + 8 t + r at place 31 - 8 s - r.
+    Columns come in chunks of 1,024, the last of which may be shorter; in a chunk of T words from column c on, word t
+    has the bit of column c + 8 T s + 8 t + r at place 31 - 8 s - r.
     """
     rows, columns = codes.shape
     words = np.zeros((width, rows, columns // 32), np.uint32)
