@@ -129,8 +129,8 @@ def _in_steps(own: Method, other: Method) -> str:
         return ""
     widths = len(other.curves[0].points)
     return (
-        f" That takes its {widths} widths as mixed in between, as only a sequence can; where the next smaller width is "
-        f"taken instead, its area is {other.curves[0].stepped_area / own.area:.2f}x the sequence's."
+        f" That takes its {widths} measured widths as mixed in between, as only a sequence can; where the next smaller "
+        f"one is taken instead, its area is {other.curves[0].stepped_area / own.area:.2f}x the sequence's."
     )
 
 

@@ -98,7 +98,7 @@ def test_the_engine_has_the_weights_of_every_position(built: Path) -> None:
         running.close()
 
 
-def test_it_is_evaluated_reported_and_compared(built: Path, model: Path, unseen: str, tmp_path: Path) -> None:
+def test_it_is_evaluated_and_reported(built: Path, model: Path, unseen: str, tmp_path: Path) -> None:
     given = ["--text", unseen, "--checkpoint", str(model)]
     assert main(["eval", str(built), *given, "--positions", "0,N"]) == 0
     assert main(["report", str(built), *given, "--points", "3"]) == 0
@@ -109,6 +109,24 @@ def test_it_is_evaluated_reported_and_compared(built: Path, model: Path, unseen:
     assert len(points) == 3
     assert [points[at] for at in (0, -1)] == [own[at] | {"position": at % 3} for at in (0, -1)]
     assert any(said.startswith("The whole model at one width") for said in record["findings"])
+
+
+def test_it_is_compared_with_another_method(
+    built: Path, model: Path, texts: list[str], unseen: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One ensemble is ready, the other one is built by the comparison."""
+    given = ["--text", unseen, *texts, "--points", "1", "--draws", "1", "--windows", "2", "--exhaustive", "0"]
+    ensembles = ["--ensemble", str(built), "--levels", "4,3"]
+    assert main(["compare", str(model), *ensembles, *given, *QUICK, "--out", str(tmp_path / "out")]) == 0
+    assert "ensembles beside each other" in capsys.readouterr().out
+    record = json.loads((tmp_path / "out" / "compare.json").read_bytes())
+    assert [found["name"] for found in record["ensembles"]] == ["exl2 4.0-3.0", "any-precision 5.0-4.0-3.0"]
+    assert [method["name"] for method in record["ensembles"][1]["methods"]][2] == "whole-model"
+    assert len(record["between"]) == 1
+    assert "any-precision 5.0-4.0-3.0, one width" in (tmp_path / "out" / "compare.html").read_text()
+    wrong = ["--any-precision", "4,2.5", "--out", str(tmp_path / "wrong")]
+    assert main(["compare", str(model), *given, *wrong]) == 2
+    assert "2.5 is no whole number of bits" in capsys.readouterr().err
 
 
 def test_pruning_takes_the_best_level_first(built: Path, model: Path, tmp_path: Path) -> None:
