@@ -17,8 +17,10 @@ from flexquant.ensemble_builder.any_precision.splitting import split
 
 ROUNDS: Final = 50
 """Most rounds of Lloyd's algorithm."""
-BINS: Final = 1024
-"""Of the histogram that the second start is read from."""
+MOVES: Final = 24
+"""Most clusters that are moved elsewhere in a row."""
+LEAST_GAIN: Final = 2e-5
+"""Of what the clusters explain of a row: a move that adds less is the last one."""
 TOGETHER: Final = 1 << 20
 """Weights that are clustered at once; each takes about 150 bytes meanwhile."""
 
@@ -69,19 +71,27 @@ def _cluster(rows: SortedRows, widths: Sequence[int]) -> Clusters:
 def seed(rows: SortedRows, width: int) -> tuple[Bounds, Floats]:
     """Return clusters of the rows by k-means, and their centres.
 
-    Lloyd's algorithm from two starts, of which each row takes the better end: splitting again and again, and the
-    spacing that is best for many clusters (Panter and Dite, 1951), in proportion to the cube root of the density.
+    Lloyd's algorithm from where splitting again and again leads. Then, as long as that helps: the two neighbours that
+    are cheapest to put together become one, the best place in another cluster is cut, and Lloyd's algorithm goes on.
 
     Args:
         rows: The rows.
         width: Bits; 2^width clusters.
     """
-    halved = np.array([[0, rows.values.shape[1]]]).repeat(len(rows.values), axis=0)
+    bounds = np.array([[0, rows.values.shape[1]]]).repeat(len(rows.values), axis=0)
     for _ in range(width):
-        halved = split(rows, halved)
-    first, second = lloyd(rows, halved), lloyd(rows, _spaced(rows, 1 << width))
-    better = (rows.spread(second[0]) > rows.spread(first[0]))[:, None]
-    return np.where(better, second[0], first[0]), np.where(better, second[1], first[1])
+        bounds = split(rows, bounds)
+    bounds, centres = lloyd(rows, bounds)
+    moving = np.arange(len(bounds))
+    for _ in range(MOVES if width > 1 else 0):
+        part = rows.some(moving)
+        there = lloyd(part, _moved(part, bounds[moving]))
+        better = part.spread(there[0]) > part.spread(bounds[moving]) * (1 + LEAST_GAIN)
+        moving = moving[better]
+        if not moving.size:
+            break
+        bounds[moving], centres[moving] = (found[better] for found in there)
+    return bounds, centres
 
 
 def lloyd(rows: SortedRows, bounds: Bounds) -> tuple[Bounds, Floats]:
@@ -98,17 +108,15 @@ def lloyd(rows: SortedRows, bounds: Bounds) -> tuple[Bounds, Floats]:
     return bounds, centres
 
 
-def _spaced(rows: SortedRows, clusters: int) -> Bounds:
-    """Return clusters between whose ends the cube root of the density of importance adds up to the same."""
-    count, columns = rows.values.shape
-    least, most = rows.values[:, :1], rows.values[:, -1:]
-    edges = np.zeros((count, BINS + 1), np.int64)
-    edges[:, 1:-1] = rows.before(least + (most - least) * (np.arange(1, BINS) / BINS))
-    edges[:, -1] = columns
-    roots = np.cumsum(np.cbrt(rows.masses(edges)), axis=1)
-    shares = roots / roots[:, -1:]
-    at = np.stack([(shares < part / clusters).sum(axis=1) for part in range(1, clusters)], axis=1)
-    bounds = np.zeros((count, clusters + 1), np.int64)
-    bounds[:, 1:-1] = np.take_along_axis(edges, at, axis=1)
-    bounds[:, -1] = columns
-    return bounds
+def _moved(rows: SortedRows, bounds: Bounds) -> Bounds:
+    """Put the two neighbours of least cost together, and cut the other cluster that gains most by it."""
+    halves = split(rows, bounds)
+    gains = rows.apart(halves)[:, ::2]
+    cheapest = rows.apart(bounds).argmin(axis=1)[:, None]
+    for beside in (cheapest, cheapest + 1):
+        np.put_along_axis(gains, beside, -1.0, axis=1)
+    cut = np.take_along_axis(halves, 2 * gains.argmax(axis=1)[:, None] + 1, axis=1)
+    moved = bounds.copy()
+    np.put_along_axis(moved, cheapest + 1, cut, axis=1)
+    moved.sort(axis=1)
+    return moved

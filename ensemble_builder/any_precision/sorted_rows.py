@@ -50,6 +50,10 @@ class SortedRows:
         weights += np.where(mean > 0, LEAST_SHARE, 1.0)
         return cls(values, order, _sums(weights), _sums(weights * values))
 
+    def some(self, rows: NDArray[np.int64]) -> Self:
+        """Return the rows of these numbers."""
+        return type(self)(self.values[rows], self.order[rows], self.mass[rows], self.moment[rows])
+
     def before(self, cuts: Floats) -> Bounds:
         """Return how many values of each row are less than each of its cuts: f64 [rows, n] -> int64 [rows, n]."""
         found = torch.searchsorted(torch.from_numpy(self.values), torch.from_numpy(np.ascontiguousarray(cuts)))
@@ -84,6 +88,17 @@ class SortedRows:
         moments = np.diff(np.take_along_axis(self.moment, bounds, axis=1), axis=1)
         explained: Floats = np.divide(moments**2, masses, out=np.zeros_like(masses), where=masses > 0).sum(axis=1)
         return explained
+
+    def apart(self, bounds: Bounds) -> Floats:
+        """Return how much each two neighbouring intervals explain more than they do together: f64 [rows, clusters - 1].
+
+        That is the harmonic mean of their masses, halved, times the square of the distance of their means.
+        """
+        masses = self.masses(bounds)
+        means = self.means(bounds, np.zeros_like(masses))
+        both = masses[:, 1:] + masses[:, :-1]
+        shared = np.divide(masses[:, 1:] * masses[:, :-1], both, out=np.zeros_like(both), where=both > 0)
+        return shared * np.diff(means, axis=1) ** 2
 
     def labels(self, bounds: Bounds) -> NDArray[np.uint8]:
         """Return the number of the interval that each column of the matrix is in: uint8 [rows, columns]."""
