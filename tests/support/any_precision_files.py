@@ -1,4 +1,4 @@
-"""Any-Precision stores as their format's text says, in plain NumPy: an independent reader, and a packer of theirs."""
+"""Files of Any-Precision: weights of our stores by an independent reader, and checkpoints as SNU-ARC packs them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,21 +11,17 @@ from torch import Tensor
 
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.torch_tensors import read_tensor
+from support.any_precision_layers import any_precision_weights
 
 Codes = NDArray[np.uint8]
 
 
 def weights_of(stores: Sequence[Path], key: str) -> NDArray[np.float16]:
     """Weights of a linear layer, f16 [rows, columns], of stores that complete each other, the smallest first."""
-    bits: list[NDArray[np.int64]] = []
-    for store in stores:
-        index = TensorIndex.open(store)
-        if f"{key}.planes" in index:
-            words = read_tensor(index, f"{key}.planes").numpy().view(np.uint32).astype(np.int64)
-            bits += [*(words[..., None] >> np.arange(32) & 1).reshape(*words.shape[:2], -1)]
-            table = read_tensor(index, f"{key}.table").numpy()
-    codes = sum(plane << at for at, plane in enumerate(reversed(bits)))
-    return np.take_along_axis(table, codes, axis=1)
+    indexes = [index for index in map(TensorIndex.open, stores) if f"{key}.planes" in index]
+    return any_precision_weights(
+        [{name: read_tensor(index, f"{key}.{name}").numpy() for name in ("planes", "table")} for index in indexes]
+    )
 
 
 def packed_planes(codes: Codes, width: int) -> NDArray[np.int32]:

@@ -90,7 +90,7 @@ def test_the_engine_has_the_weights_of_every_position(built: Path) -> None:
         for position in (0, len(ensemble.sequence().transitions), 9, 0):
             move(running, position)
             for module in manifest.modules:
-                variant, weights = running.reconstruct(module.name)
+                variant, weights = running.weights_of(module.name)
                 levels = len(manifest.levels) - manifest_levels.index(module.variants[variant].level)
                 assert np.array_equal(weights.T[: module.out_features], weights_of(files[:levels], module.linear))
             generate(running, tokens=3)
@@ -115,7 +115,7 @@ def test_it_is_compared_with_another_method(
     built: Path, model: Path, texts: list[str], unseen: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One ensemble is ready, the other one is built by the comparison."""
-    given = ["--text", unseen, *texts, "--points", "1", "--draws", "1", "--windows", "2", "--exhaustive", "0"]
+    given = ["--text", unseen, *texts, "--points", "1", "--draws", "1", "--windows", "4", "--exhaustive", "0"]
     ensembles = ["--ensemble", str(built), "--levels", "4,3"]
     assert main(["compare", str(model), *ensembles, *given, *QUICK, "--out", str(tmp_path / "out")]) == 0
     assert "ensembles beside each other" in capsys.readouterr().out
