@@ -41,8 +41,8 @@ class Level(Record):
     store: str
     """Folder relative to the ensemble, such as "levels/8.0"."""
     on: str | None = None
-    """The level that this one's store completes, with residuals of its weights or with further bits of their codes. None
-    for a store of its own."""
+    """The level that this one's store completes, with residuals of its weights or with further bits of their codes.
+    None for a store of its own."""
 
 
 class Variant(Record):
@@ -223,8 +223,8 @@ class Manifest(Record):
 def _check_nesting(levels: Sequence[Level], modules: Sequence[Module]) -> None:
     """Raise ValueError unless a level lies on the next one, or on none.
 
-    Levels that lie on others come before those that stand alone, so that a step down never needs what was not there. A module
-    may lack levels between, at which it would be no better.
+    Levels that lie on others come before those that stand alone, so that a step down never needs what was not there. A
+    module may lack levels between, at which it would be no better.
     """
     names = [level.name for level in levels]
     for level, next_name in zip(levels, [*names[1:], None], strict=True):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class _Scratch(threading.local):
+class Scratch(threading.local):
     """A thread's working memory. It is kept, because fresh pages for every tile cost more than the arithmetic."""
 
     def __init__(self) -> None:
@@ -21,4 +21,4 @@ class _Scratch(threading.local):
         return self._memory
 
 
-scratch = _Scratch()
+scratch = Scratch()

@@ -5,7 +5,20 @@ from typing import Final
 
 from bench.row import Row
 from bench.session import Session
-from bench.suites import batch, context, decode, load, memory, nested, prefill, pressure, reaction, serve, swap
+from bench.suites import (
+    any_precision,
+    batch,
+    context,
+    decode,
+    load,
+    memory,
+    nested,
+    prefill,
+    pressure,
+    reaction,
+    serve,
+    swap,
+)
 
 SUITES: Final[Mapping[str, Callable[[Session], list[Row]]]] = {
     "decode": decode.run,
@@ -17,6 +30,7 @@ SUITES: Final[Mapping[str, Callable[[Session], list[Row]]]] = {
     "memory": memory.run,
     "swap": swap.run,
     "nested": nested.run,
+    "any-precision": any_precision.run,
     "reaction": reaction.run,
     "pressure": pressure.run,
 }

@@ -21,8 +21,8 @@ def any_precision_weights(levels: Sequence[Tensors]) -> NDArray[np.float16]:
     planes = np.concatenate([level["planes"] for level in levels])
     bits = np.unpackbits(planes.view(np.uint8), axis=2, bitorder="little").astype(np.int64)  # [b, N, K]
     codes = sum(plane << (len(bits) - 1 - number) for number, plane in enumerate(bits))
-    weights: NDArray[np.float16] = np.take_along_axis(levels[-1]["table"], codes, axis=1)
-    return weights
+    table: NDArray[np.float16] = levels[-1]["table"].astype(np.float16)
+    return np.take_along_axis(table, codes, axis=1)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,9 @@ class AnyPrecisionLayer:
         for width, tensors in zip(self.widths, self.tensors, strict=True):
             store = folder / str(width)
             store.mkdir(parents=True)
-            write_safetensors(store / "quantized.safetensors", {f"layer.{name}": part for name, part in tensors.items()})
+            write_safetensors(
+                store / "quantized.safetensors", {f"layer.{name}": part for name, part in tensors.items()}
+            )
             base = read_spec(
                 TensorIndex.open(store),
                 "layer",

@@ -281,7 +281,9 @@ def any_precision_tensors(
     planes = bits - below
     table = np.sort(rng.standard_normal((outputs, 2**bits)), axis=1) / math.sqrt(inputs)
     return {
-        f"{key}.planes": np.frombuffer(rng.bytes(planes * outputs * inputs // 8), np.int32).reshape(planes, outputs, -1),
+        f"{key}.planes": np.frombuffer(rng.bytes(planes * outputs * inputs // 8), np.int32).reshape(
+            planes, outputs, -1
+        ),
         f"{key}.table": table.astype(np.float16),
     }
 
