@@ -1,7 +1,6 @@
 """Writes the stores of an Any-Precision ensemble from tensors that lie in a work folder layer by layer."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 from torch import Tensor
@@ -40,7 +39,7 @@ def write_stores(
     """
     shared: Mapping[str, Tensor] | Path = common
     with progress.stage("writing the stores", len(levels)) as stage:
-        for level, below in pairwise((*levels, None)):
+        for level, below in zip(levels, [*levels[1:], None], strict=True):
             store = out / LEVELS_FOLDER / level_name(level)
             write_store(
                 store,

@@ -19,7 +19,7 @@ from flexquant.ensemble_builder.any_precision.sizes import planes_and_tables
 from flexquant.ensemble_builder.any_precision.widths import widths_of
 from flexquant.ensemble_builder.cli import main
 from flexquant.ensemble_builder.pruned_ensemble import disk_bytes
-from support.any_precision_files import packed_checkpoint, weights_of
+from support.any_precision_files import Codes, packed_checkpoint, weights_of
 from support.elastic_models import generate, move
 from support.tiny_checkpoint import FAMILIES, TEXT, tiny_checkpoint, write_texts
 
@@ -161,7 +161,8 @@ def test_every_family_is_built(family: str, texts: list[str], tmp_path: Path) ->
 @pytest.fixture(scope="module")
 def packed(built: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The ensemble's own codes and tables, in the form of others."""
-    codes, tables = {}, {}
+    codes: dict[str, Codes] = {}
+    tables: dict[str, dict[int, torch.Tensor]] = {}
     for shape in read_model_config(model).linears():
         if shape.key == HEAD:
             continue
@@ -201,7 +202,8 @@ def test_a_packed_checkpoint_has_the_same_tensors(
     assert main([str(packed), *given, "--levels", "5,3", "--out", str(two)]) == 0
     index = TensorIndex.open(two / "levels" / "5.0")
     assert index["model.layers.0.mlp.down_proj.planes"].shape[0] == 2
-    assert np.array_equal(*(weights_of(stores(folder), "model.layers.1.mlp.up_proj") for folder in (two, built)))
+    key = "model.layers.1.mlp.up_proj"
+    assert np.array_equal(weights_of(stores(two), key), weights_of(stores(built), key))
 
 
 def test_a_packed_checkpoint_alone_makes_its_own_text(packed: Path, tmp_path: Path) -> None:
