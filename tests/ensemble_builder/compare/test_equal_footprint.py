@@ -34,8 +34,8 @@ WIDE = curve([9_000_000, 1_000_000], [0.0, 0.8])
         ),
         (
             [5_000_000, 3_000_000],
-            [0.2, 0.8],
-            "the lower KL has a from 3.000 MB to 4.000 MB, b from 4.031 MB to 5.000 MB",
+            [0.2, 0.79],
+            "the lower KL has a from 3.000 MB to 3.969 MB, b from 4.000 MB to 5.000 MB",
         ),
         ([900_000, 800_000], [0.1, 0.2], "they have no footprint in common"),
     ],
