@@ -16,6 +16,9 @@ from bench.tables import framed, write_blocks
 SUITE = "comparison"
 """Name of the block in the Markdown file, unless told otherwise."""
 
+WHOLE_MODEL = "The whole model at one width"
+"""How the finding on Any-Precision without mixed widths begins."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the block, or print it. Returns the exit code."""
@@ -85,13 +88,22 @@ def tables(found: Mapping[str, Any]) -> str:
         ),
         "\n",
         *(f"- {_levels(one)}: {one['findings'][0]}\n" for one in ensembles),
+        *(
+            f"- {_levels(one)}: {said}\n"
+            for one in ensembles
+            for said in one["findings"]
+            if said.startswith(WHOLE_MODEL)
+        ),
+        *(f"- {said}\n" for said in found.get("between", [])),
         *(_pruned(one) for one in ensembles if one["pruned"]),
     ]
     return "".join(parts)
 
 
 def _levels(one: Mapping[str, Any]) -> str:
-    return ", ".join(f"{level['bits']:g}" for level in one["levels"])
+    method = one["name"].rpartition(" ")[0]
+    levels = ", ".join(f"{level['bits']:g}" for level in one["levels"])
+    return levels if method == "exl2" else f"{method} {levels}"
 
 
 def _ratio(over: Mapping[str, Any] | None) -> str:

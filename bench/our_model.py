@@ -5,10 +5,11 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Final, Literal
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from bench.scale import BITS, NESTED_BITS, BenchShape
+from bench.scale import BITS, NESTED_BITS, PLANE_BITS, BenchShape
 from bench.worker import ROOT
 
 # The tests have the writer of random ensembles, and `tests` is no installed package: this is the one place of the
@@ -22,13 +23,20 @@ from support.ensembles import Shape, random_ensemble
 __all__ = ["dense_checkpoint", "random_ensemble", "replace_tokenizers", "tests_shape", "tokenizer_of", "write_ensemble"]
 
 
-def write_ensemble(folder: Path, shape: BenchShape, *, nested: bool = False) -> None:
+Kind = Literal["stores", "nested", "planes", "stores of planes"]
+"""Of our models: EXL2 at 8, 4, 3 and 2 bits; 8 bits as 4 bits and what is added to them; Any-Precision; and EXL2 at the
+widths of that."""
+
+_BITS: Final = {"stores": BITS, "nested": NESTED_BITS, "planes": PLANE_BITS, "stores of planes": PLANE_BITS}
+
+
+def write_ensemble(folder: Path, shape: BenchShape, kind: Kind = "stores") -> None:
     """Write the ensemble unless it is there already. It appears under its name when it is complete.
 
     Args:
         folder: The ensemble's.
         shape: Of the model.
-        nested: 8 bits are 4 bits and what is added to them; there are no other levels.
+        kind: Which of our models.
     """
     if folder.exists():
         return
@@ -37,8 +45,9 @@ def write_ensemble(folder: Path, shape: BenchShape, *, nested: bool = False) -> 
     random_ensemble(
         unfinished,
         tests_shape(shape),
-        bits=NESTED_BITS if nested else BITS,
-        nested=nested,
+        bits=_BITS[kind],
+        nested=kind == "nested",
+        method="any-precision" if kind == "planes" else "exl2",
         shared_orders=True,  # as ensembles have that our builder makes
     )
     replace_tokenizers(unfinished, shape.vocab)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.our_model import write_ensemble
+from bench.our_model import Kind, write_ensemble
 from bench.our_swap import Sweep, give_back, paced_sweep, steady_sweep
 from bench.prompts import prompt
 from bench.scale import BenchShape
@@ -36,9 +36,9 @@ class OurEngine:
         """Which kernels compute on this machine, and versions."""
         return {"kernels": choose_compute().name, "torch": version("torch"), "version": version("flexquant")}
 
-    def write(self, folder: str, shape: Mapping[str, Any], nested: bool) -> None:
+    def write(self, folder: str, shape: Mapping[str, Any], kind: Kind) -> None:
         """Write the ensemble unless it is there."""
-        write_ensemble(Path(folder), BenchShape(**shape), nested=nested)
+        write_ensemble(Path(folder), BenchShape(**shape), kind)
 
     def open(self, folder: str, threads: int, kv_pages: int) -> dict[str, Any]:
         """Load the ensemble at its best position, KV pages of 16 bits."""

@@ -7,6 +7,8 @@ BITS: Final = (8, 4, 3, 2)
 """Levels of our model: widths of all layers and the head, in groups of 32 weights."""
 NESTED_BITS: Final = (8, 4)
 """Levels of our nested model."""
+PLANE_BITS: Final = (6, 5, 4, 3)
+"""Levels of our Any-Precision model, and of the EXL2 model that it is compared with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,17 +50,13 @@ class Session:
     @cached_property
     def ensemble(self) -> Path:
         """Our model, written if it is not there."""
-        return self._written("ours", nested=False)
+        return self._written("stores")
 
-    @cached_property
-    def nested_ensemble(self) -> Path:
-        """The same model, nested, written if it is not there."""
-        return self._written("nested", nested=True)
-
-    def _written(self, name: str, *, nested: bool) -> Path:
+    def _written(self, kind: str) -> Path:
+        name = "ours" if kind == "stores" else kind.replace(" ", "-")
         folder = self.models / f"{name}-{self.scale.shape.name}"
         with _our_worker() as worker:
-            worker.ask("write", folder=str(folder), shape=dataclasses.asdict(self.scale.shape), nested=nested)
+            worker.ask("write", folder=str(folder), shape=dataclasses.asdict(self.scale.shape), kind=kind)
         return folder
 
     def uniform_position(self, bits: int) -> int:
@@ -68,9 +64,12 @@ class Session:
         return BITS.index(bits) * self.scale.shape.linears
 
     @contextmanager
-    def ours(self, *, nested: bool = False) -> Iterator[tuple[Worker, list[int]]]:
-        """A worker with our model at position 0, and the footprints of its positions in bytes."""
-        folder = self.nested_ensemble if nested else self.ensemble
+    def ours(self, kind: str = "stores") -> Iterator[tuple[Worker, list[int]]]:
+        """A worker with our model of that kind (`our_model.Kind`) at position 0, and its footprints in bytes.
+
+        It is written if it is not there.
+        """
+        folder = self._written(kind)
         with _our_worker(OMP_NUM_THREADS=str(self.threads)) as worker:
             opened = worker.ask("open", folder=str(folder), threads=self.threads, kv_pages=_KV_PAGES)
             yield worker, opened["footprints"]

@@ -15,8 +15,8 @@ import psutil
 
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import UsageError
-from flexquant.engine.exl2.spec import Exl2Spec
 from flexquant.engine.kv_cache import KVCache
+from flexquant.engine.layer_spec import LayerSpec
 from flexquant.engine.native.compute import NativeCompute
 from flexquant.engine.native.library import NativeUnavailableError, kernel_names
 from flexquant.engine.residency import Residency
@@ -25,7 +25,7 @@ from flexquant.engine.swap import Swapper
 
 log = logging.getLogger(__name__)
 
-Fill = Callable[[Exl2Spec, memoryview], None]
+Fill = Callable[[LayerSpec, memoryview], None]
 """Reads a layer, or a slice of one, from its files into `size_bytes` bytes of an arena; raises CheckpointError."""
 
 
@@ -52,7 +52,7 @@ class Compute(Protocol):
         """Such as "avx512-vnni" or "torch"."""
         ...
 
-    def size_bytes(self, spec: Exl2Spec) -> int:
+    def size_bytes(self, spec: LayerSpec) -> int:
         """Bytes that a layer, or a slice of one, takes in an arena, a multiple of 64."""
         ...
 

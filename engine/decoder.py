@@ -55,9 +55,8 @@ class Decoder:
         self._rope = RopeTable(config.rope, config.rotary_dim)
         self._keys = [_layer_keys(config, layer) for layer in range(config.layers)]
 
-    @torch.inference_mode()
     def layer(self, i: int, hidden: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """Run one layer.
+        """Run one layer; autograd may follow it.
 
         Args:
             i: Index of the layer.
@@ -70,9 +69,8 @@ class Decoder:
         """
         return self._layer(i, hidden, self._rope.rotation(positions.numpy()), attend)
 
-    @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
-        """Apply the final norm and the head: f32 [rows, hidden] -> f32 [rows, vocab]."""
+        """Apply the final norm and the head: f32 [rows, hidden] -> f32 [rows, vocab]; autograd may follow it."""
         return self.weights.linear(HEAD, self._norm(FINAL_NORM, hidden))
 
     @torch.inference_mode()
@@ -126,7 +124,7 @@ class Decoder:
         hidden = hidden + linear(keys.o, attend(i, q, k, v))
         x = self._norm(keys.post_norm, hidden)
         gated = F.silu(linear(keys.gate, x), inplace=True).mul_(linear(keys.up, x))  # [rows, intermediate]
-        return hidden.add_(linear(keys.down, gated))
+        return hidden + linear(keys.down, gated)
 
     def _heads(self, key: str, norm: str, x: Tensor) -> Tensor:
         """Project rows to queries or keys, through the norm of heads if there is one: [rows, heads, head_dim]."""

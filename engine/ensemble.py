@@ -10,7 +10,8 @@ from typing import Final, Self
 import numpy as np
 
 from flexquant.engine.errors import CheckpointError, EnsembleError, UnsupportedModelError
-from flexquant.engine.exl2.spec import Exl2Spec, check_columns, is_quantized, read_spec
+from flexquant.engine.exl2.spec import check_columns
+from flexquant.engine.layer_spec import LayerSpec, is_quantized, read_spec
 from flexquant.engine.manifest import MANIFEST_NAME, Manifest, Module, TransitionSequence, read_manifest
 from flexquant.engine.model_config import EMBEDDING, LinearShape, ModelConfig, read_model_config
 from flexquant.engine.tensor_index import TensorIndex
@@ -29,7 +30,7 @@ class Ensemble:
     config: ModelConfig
     common: TensorIndex
     """The first level's store, for what all levels share: embedding and norms."""
-    specs: Mapping[str, tuple[Exl2Spec, ...]]
+    specs: Mapping[str, tuple[LayerSpec, ...]]
     """By module name: its variants as their stores hold them, best first."""
 
     @classmethod
@@ -91,21 +92,17 @@ class Ensemble:
         shapes = {shape.key: shape for shape in config.linears()}
         _check_cover(path, manifest, shapes)
 
+        method = manifest.method
         on = {level.name: level.on for level in manifest.levels}
 
         @cache
-        def layer(level: str, key: str) -> Exl2Spec:
-            shape, below = shapes[key], on[level]
-            if below is not None and not is_quantized(indexes[level], key):
+        def layer(level: str, key: str) -> LayerSpec:
+            below = on[level]
+            if below is None:
+                return read_spec(method, indexes[level], shapes[key], None)
+            if not is_quantized(method, indexes[level], key):
                 return layer(below, key)  # a level at which this layer is no better
-            return read_spec(
-                indexes[level],
-                key,
-                in_features=shape.in_features,
-                out_features=shape.out_features,
-                bias=shape.bias,
-                base=None if below is None else layer(below, key),
-            )
+            return read_spec(method, indexes[level], shapes[key], layer(below, key))
 
         specs = {
             module.name: _specs_of(path, module, [layer(variant.level, module.linear) for variant in module.variants])
@@ -241,10 +238,10 @@ def _check_cover(path: Path, manifest: Manifest, shapes: Mapping[str, LinearShap
             )
 
 
-def _specs_of(path: Path, module: Module, layers: Sequence[Exl2Spec]) -> tuple[Exl2Spec, ...]:
+def _specs_of(path: Path, module: Module, layers: Sequence[LayerSpec]) -> tuple[LayerSpec, ...]:
     """The specs of a module's variants, which must have the tensors and bytes that the manifest promises."""
-    found: list[Exl2Spec] = []
-    below = 0  # bytes of the next variant, on which residuals lie
+    found: list[LayerSpec] = []
+    below = 0  # bytes of the next variant, on which this one may lie
     for number, (variant, layer) in reversed([*enumerate(zip(module.variants, layers, strict=True))]):
         field = f"{path}: modules.{module.name}.variants.{number}"
         names = {entry.name for entry in layer.entries.values()}

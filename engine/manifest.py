@@ -16,6 +16,9 @@ from flexquant.engine.errors import EnsembleError
 SCHEMA_VERSION: Final = 1
 MANIFEST_NAME = "ensemble.json"
 
+Method = Literal["exl2", "any-precision"]
+"""How the weights of an ensemble are quantized, and so what its stores hold."""
+
 Bytes = Annotated[int, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -38,7 +41,8 @@ class Level(Record):
     store: str
     """Folder relative to the ensemble, such as "levels/8.0"."""
     on: str | None = None
-    """The level that this one's weights are added to: its store holds residuals only. None for a store of its own."""
+    """The level that this one's store completes, with residuals of its weights or with further bits of their codes.
+    None for a store of its own."""
 
 
 class Variant(Record):
@@ -48,7 +52,7 @@ class Variant(Record):
     tensors: list[str]
     """Names of the layer's safetensors tensors in the level's store."""
     bytes: Bytes
-    """Payload: the sum of the tensors' sizes, or of those of the slice, and of what they are added to."""
+    """Payload: the sum of the tensors' sizes, or of those of the slice, and of what lies below them."""
 
 
 class Module(Record):
@@ -61,7 +65,7 @@ class Module(Record):
     """Half-open range of output columns for a slice; None for the whole layer.
 
     The slices of a layer are listed in the order of their columns, which they cover without gaps. They are cut at
-    multiples of 32. What a slice's variant takes by itself is `Exl2Spec.sliced(columns).payload`.
+    multiples of 32. What a slice's variant takes by itself is its spec's `sliced(columns).payload`.
     """
     in_features: int
     out_features: int
@@ -138,7 +142,8 @@ class Quantization(Record):
     """How the levels were made; absent for levels that were imported."""
 
     quantizer: str
-    group_size: int
+    group_size: int | None
+    """Weights that share a scale; None where a method has no scales."""
     calibration: Text
 
 
@@ -173,7 +178,7 @@ class Manifest(Record):
     name: str
     architecture: str
     """`model_type` of config.json."""
-    method: Literal["exl2"]
+    method: Method
     parameters: int
     """Weights of the model, embedding included, tied weights once."""
     levels: list[Level] = Field(min_length=1)
@@ -194,7 +199,7 @@ class Manifest(Record):
 
     @property
     def nested(self) -> bool:
-        """Whether a level holds what is added to another one."""
+        """Whether a level's store is of use only together with another one's."""
         return any(level.on is not None for level in self.levels)
 
     @model_validator(mode="after")
@@ -216,10 +221,10 @@ class Manifest(Record):
 
 
 def _check_nesting(levels: Sequence[Level], modules: Sequence[Module]) -> None:
-    """Raise ValueError unless residuals lie on the next level.
+    """Raise ValueError unless a level lies on the next one, or on none.
 
-    Levels of residuals come before those that stand alone, so that a step down never needs what was not there. A module
-    may lack levels between, at which it would be no better.
+    Levels that lie on others come before those that stand alone, so that a step down never needs what was not there. A
+    module may lack levels between, at which it would be no better.
     """
     names = [level.name for level in levels]
     for level, next_name in zip(levels, [*names[1:], None], strict=True):
@@ -235,7 +240,7 @@ def _check_nesting(levels: Sequence[Level], modules: Sequence[Module]) -> None:
         found = [variant.level for variant in module.variants]
         for name, next_name in zip(found, [*found[1:], None], strict=True):
             if below[name] and next_name not in below[name]:
-                raise ValueError(f"module {module.name}: level {name} has nothing below it that it could be added to")
+                raise ValueError(f"module {module.name}: level {name} has nothing below it that it could lie on")
 
 
 def _check_sequence(name: str, sequence: TransitionSequence, modules: dict[str, Module], fixed: int) -> None:

@@ -16,6 +16,8 @@ FINAL_NORM: Final = "model.norm.weight"
 HEAD: Final = "lm_head"
 RESIDUAL_METHOD: Final = "flexquant-residual"
 """Quantization method of a store that is no model by itself: its tensors are added to another store's."""
+ANY_PRECISION_METHOD: Final = "flexquant-any-precision"
+"""Quantization method of a store of bit planes and tables, with or without another store's below them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,11 @@ def read_model_config(folder: Path) -> ModelConfig:
     if fields.text("hidden_act", "silu") != "silu":
         raise fields.unsupported("hidden_act", "this activation", "silu")
     quantization = fields.section("quantization_config")
-    if quantization and quantization.text("quant_method") not in ("exl2", RESIDUAL_METHOD):
+    if quantization and quantization.text("quant_method") not in (
+        "exl2",
+        RESIDUAL_METHOD,
+        ANY_PRECISION_METHOD,
+    ):
         raise quantization.unsupported("quant_method", "this quantization", "exl2, and unquantized checkpoints")
     hidden, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
     kv_heads = fields.size("num_key_value_heads", heads)

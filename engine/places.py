@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from flexquant.engine.ensemble import Ensemble
-from flexquant.engine.exl2.spec import Exl2Spec
+from flexquant.engine.layer_spec import LayerSpec
 from flexquant.engine.manifest import modules_by_linear
 from flexquant.engine.memory.arena import Arena
 from flexquant.engine.residency import Residency
@@ -12,10 +12,10 @@ from flexquant.engine.swap import Swapper
 
 
 class Lying(NamedTuple):
-    """A variant of a module, or the residuals of one, in an arena."""
+    """A variant of a module, or what one has beyond the next, in an arena."""
 
     variant: int
-    spec: Exl2Spec
+    spec: LayerSpec
     arena: Arena
     offset: int
     """In bytes."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flexquant.engine.ensemble import Ensemble, file_sha256
 from flexquant.engine.errors import CheckpointError
-from flexquant.engine.exl2.spec import Exl2Spec
+from flexquant.engine.layer_spec import LayerSpec
 from flexquant.engine.memory.arena import page_rounded
 from flexquant.engine.residency import Block, Placed
 from flexquant.engine.tensor_index import TensorEntry
@@ -30,7 +30,7 @@ class StoreReader:
     """
 
     def __init__(
-        self, ensemble: Ensemble, fill: Callable[[Exl2Spec, memoryview], None], *, drop_page_cache: bool = False
+        self, ensemble: Ensemble, fill: Callable[[LayerSpec, memoryview], None], *, drop_page_cache: bool = False
     ) -> None:
         self._fill = fill
         self.drop_page_cache = drop_page_cache
@@ -72,7 +72,7 @@ class StoreReader:
             except OSError as error:
                 log.warning("%s stays in the page cache: %s", file, error.strerror)
 
-    def _spec(self, place: Placed) -> Exl2Spec:
+    def _spec(self, place: Placed) -> LayerSpec:
         return self._specs[place.module][place.variant]
 
     def _check_unchanged(self, file: Path) -> None:

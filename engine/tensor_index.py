@@ -197,8 +197,8 @@ def _read(descriptor: int, entry: TensorEntry, buffer: memoryview, position: int
 def _read_rows(descriptor: int, entry: TensorEntry, buffer: memoryview, start: int, stride: int) -> None:
     """Fill `buffer` with what lies row by row, `stride` bytes apart."""
     row_bytes = entry.nbytes // entry.shape[0]
-    skipped = memoryview(bytearray(stride - row_bytes))
-    at_once = _ROWS_AT_ONCE if len(skipped) <= _LARGEST_GAP else 1
+    at_once = _ROWS_AT_ONCE if stride - row_bytes <= _LARGEST_GAP else 1
+    skipped = memoryview(bytearray(stride - row_bytes if at_once > 1 else 0))
     rows: list[tuple[memoryview, int]] = []
     done = 0
     while done < len(buffer):

@@ -8,17 +8,17 @@ import numpy.typing as npt
 import torch
 
 from flexquant.engine.decoder import Decoder
+from flexquant.engine.disk_layout import layout, size_bytes
 from flexquant.engine.ensemble import Ensemble
-from flexquant.engine.exl2.dequantize import scratch_bytes
-from flexquant.engine.exl2.disk_layout import layout, size_bytes
-from flexquant.engine.exl2.spec import Exl2Spec
 from flexquant.engine.kv_cache import KVCache
+from flexquant.engine.layer_spec import LayerSpec
 from flexquant.engine.memory.heap import map_large_blocks
 from flexquant.engine.prefill import CHUNK_TOKENS
 from flexquant.engine.residency import Residency
 from flexquant.engine.segment import Floats, Segment
 from flexquant.engine.swap import Swapper
 from flexquant.engine.tensor_index import read_into
+from flexquant.engine.torch_method import TORCH_METHODS
 from flexquant.engine.torch_weights import TorchWeights
 
 
@@ -36,7 +36,7 @@ class TorchCompute:
         torch.set_num_threads(threads)
         map_large_blocks()
 
-    def size_bytes(self, spec: Exl2Spec) -> int:
+    def size_bytes(self, spec: LayerSpec) -> int:
         """See `Compute`."""
         return size_bytes(spec)
 
@@ -49,6 +49,7 @@ class TorchCompute:
         config = ensemble.config
         widest = max(config.hidden_size, config.heads * config.head_dim)
         row = torch.float32.itemsize * (8 * widest + 4 * config.intermediate_size)
+        scratch_bytes = TORCH_METHODS[ensemble.manifest.method].scratch_bytes
         return {
             "dequantize": max(scratch_bytes(shape.in_features) for shape in config.linears()),
             "pass": CHUNK_TOKENS * row,
@@ -60,10 +61,10 @@ class TorchCompute:
         keys_and_values = 2 * config.kv_heads * config.head_dim * torch.float32.itemsize
         return keys_and_values + CHUNK_TOKENS * (torch.bool.itemsize + torch.float32.itemsize)
 
-    def filler(self, ensemble: Ensemble, rest: Callable[[], None]) -> Callable[[Exl2Spec, memoryview], None]:  # noqa: ARG002  # needs nothing of it
+    def filler(self, ensemble: Ensemble, rest: Callable[[], None]) -> Callable[[LayerSpec, memoryview], None]:  # noqa: ARG002  # needs nothing of it
         """See `Compute`."""
 
-        def fill(spec: Exl2Spec, buffer: memoryview) -> None:
+        def fill(spec: LayerSpec, buffer: memoryview) -> None:
             for entry, offset in layout(spec):
                 read_into(entry, buffer[offset : offset + entry.nbytes])
                 rest()

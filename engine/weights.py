@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flexquant.engine.disk_layout import layout, size_bytes
 from flexquant.engine.errors import CheckpointError
-from flexquant.engine.exl2.dequantize import Exl2Matrix, dequantize
-from flexquant.engine.exl2.disk_layout import layout, matrix_from, size_bytes
+from flexquant.engine.exl2.dequantize import Exl2Matrix, dequantize, matrix_from
 from flexquant.engine.exl2.spec import Exl2Spec, is_quantized, read_spec
 from flexquant.engine.fused_projections import with_separate_projections
 from flexquant.engine.mapped_embedding import MappedEmbedding

@@ -1,13 +1,16 @@
 """Builds an ensemble from an unquantized checkpoint: quantize, then search. A killed build goes on where it was."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from flexquant.engine.errors import CheckpointError
-from flexquant.engine.manifest import MANIFEST_NAME, Quantization
+from flexquant.engine.manifest import MANIFEST_NAME, Method, Quantization
 from flexquant.engine.model_config import read_model_config
 from flexquant.engine.tokenizer import Tokenizer
+from flexquant.ensemble_builder.any_precision.quantize_model import quantize_model as quantize_any_precision
 from flexquant.ensemble_builder.completion import complete
+from flexquant.ensemble_builder.evaluation import Windows
 from flexquant.ensemble_builder.file_hashes import checkpoint_sha256
 from flexquant.ensemble_builder.levels import level_name
 from flexquant.ensemble_builder.options import QuantizeOptions, SearchOptions
@@ -17,7 +20,10 @@ from flexquant.ensemble_builder.stores import LEVELS_FOLDER, open_store
 from flexquant.ensemble_builder.texts import check_disjoint, text_windows
 from flexquant.ensemble_builder.workplace import workplace
 
-QUANTIZER: Final = "GPTQ with act-order and group scale search"
+QUANTIZERS: Final[Mapping[Method, str]] = {
+    "exl2": "GPTQ with act-order and group scale search",
+    "any-precision": "k-means weighted by Fisher information, split bit by bit",
+}
 
 
 def build(
@@ -74,16 +80,7 @@ def build(
             kept=place.work / "search.txt",
             progress=progress,
         )
-        quantize_model(
-            checkpoint,
-            quantize.levels,
-            out,
-            windows=calibration.tokens,
-            calibration=calibration.text,
-            group_size=quantize.group_size,
-            nested=quantize.nested,
-            progress=progress,
-        )
+        _quantize(checkpoint, out, quantize, calibration, progress)
         names = [level_name(level) for level in quantize.levels]
         complete(
             place,
@@ -96,8 +93,34 @@ def build(
             windows=windows,
             checkpoint=checkpoint,
             quantization=Quantization(
-                quantizer=QUANTIZER, group_size=quantize.group_size, calibration=calibration.text
+                quantizer=QUANTIZERS[quantize.method],
+                group_size=quantize.group_size if quantize.method == "exl2" else None,
+                calibration=calibration.text,
             ),
             options=search,
             progress=progress,
         )
+
+
+def _quantize(checkpoint: Path, out: Path, options: QuantizeOptions, calibration: Windows, progress: Progress) -> None:
+    """Write the stores."""
+    if options.method == "any-precision":
+        quantize_any_precision(
+            checkpoint,
+            options.levels,
+            out,
+            windows=calibration.tokens,
+            calibration=calibration.text,
+            progress=progress,
+        )
+        return
+    quantize_model(
+        checkpoint,
+        options.levels,
+        out,
+        windows=calibration.tokens,
+        calibration=calibration.text,
+        group_size=options.group_size,
+        nested=options.nested,
+        progress=progress,
+    )

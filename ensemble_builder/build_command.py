@@ -1,19 +1,25 @@
 """`flexquant-build MODEL` and `flexquant-build --from-checkpoints`: build an ensemble."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 from flexquant.engine.errors import UsageError
+from flexquant.engine.manifest import Method
+from flexquant.ensemble_builder.any_precision.import_packed import build_from_packed
+from flexquant.ensemble_builder.any_precision.packed_checkpoint import PackedCheckpoint, is_packed
+from flexquant.ensemble_builder.any_precision.widths import check_levels
 from flexquant.ensemble_builder.arguments import minutes, natural, new_parser, positive, size
 from flexquant.ensemble_builder.build import build
 from flexquant.ensemble_builder.checkpoint_source import CheckpointSource
 from flexquant.ensemble_builder.imported_levels import build_from_levels
 from flexquant.ensemble_builder.levels import check_nested, level_name, parse_levels
-from flexquant.ensemble_builder.options import PRESETS, QuantizeOptions, SearchOptions
+from flexquant.ensemble_builder.options import GROUP_SIZE, PRESETS, Preset, QuantizeOptions, SearchOptions
 from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.units import parse_kinds
+
+DEFAULT_LEVELS: Final[Mapping[Method, str]] = {"exl2": "8,3", "any-precision": "6,5,4,3"}
 
 EXAMPLES: Final = """\
 examples:
@@ -21,6 +27,8 @@ examples:
   flexquant-build org/name@revision --levels 8,3
   flexquant-build models/my-llama --levels 8,4,2.5 --out my-ensemble --calibration a.txt --search-text b.txt
   flexquant-build --from-checkpoints my-llama-6.0bpw,my-llama-3.0bpw --out my-ensemble --checkpoint models/my-llama
+  flexquant-build models/my-llama --method any-precision --levels 6,5,4,3
+  flexquant-build anyprec-my-llama-w8_orig3 --checkpoint models/my-llama --out my-ensemble
   flexquant-build eval my-ensemble --text c.txt --checkpoint models/my-llama
   flexquant-build report my-ensemble --text c.txt --checkpoint models/my-llama
   flexquant-build models/my-llama --levels 8,4 --max-step 8M --unit projection,block --workers 4
@@ -56,7 +64,18 @@ def run(given: Sequence[str]) -> None:
     parser.add_argument(
         "model", metavar="MODEL", nargs="?", help="folder of a Hugging Face checkpoint, or org/name on the hub"
     )
-    parser.add_argument("--levels", metavar="BITS", help="bits per weight of each level, falling (default: 8,3)")
+    parser.add_argument(
+        "--levels",
+        metavar="BITS",
+        help="bits per weight of each level, falling (default: 8,3, for Any-Precision 6,5,4,3, and of a packed "
+        "checkpoint all that it has)",
+    )
+    parser.add_argument(
+        "--method",
+        choices=get_args(Method),
+        help="how weights are quantized (default: exl2). With any-precision every level adds bits to the codes of the "
+        "next one, so nothing is stored twice, and going down reads nothing",
+    )
     parser.add_argument(
         "--from-checkpoints", metavar="A,B", help="EXL2 checkpoints of one model that exist already; search only"
     )
@@ -64,7 +83,7 @@ def run(given: Sequence[str]) -> None:
         "--checkpoint",
         metavar="DIR",
         type=Path,
-        help="with --from-checkpoints: the unquantized model, to measure KL by",
+        help="of levels that exist already: the unquantized model, to measure KL by",
     )
     parser.add_argument("--out", metavar="DIR", type=Path, help="the ensemble's folder (default: ./MODEL-LEVELS)")
     parser.add_argument("--calibration", metavar="FILE", type=Path, help="text to calibrate on")
@@ -74,7 +93,9 @@ def run(given: Sequence[str]) -> None:
     )
     parser.add_argument("--calibration-tokens", metavar="N", type=positive, help="tokens to calibrate on")
     parser.add_argument("--search-tokens", metavar="N", type=positive, help="tokens to search by")
-    parser.add_argument("--group-size", metavar="N", type=positive, default=32, help="weights per scale (default: 32)")
+    parser.add_argument(
+        "--group-size", metavar="N", type=positive, help=f"weights per scale (default: {GROUP_SIZE}; of EXL2 alone)"
+    )
     parser.add_argument("--seed", metavar="N", type=natural, default=0, help="of texts that are sampled (default: 0)")
     parser.add_argument(
         "--nested",
@@ -132,7 +153,8 @@ def run(given: Sequence[str]) -> None:
     )
     progress = Progress()
     if args.from_checkpoints is not None:
-        _refuse(args, "--from-checkpoints", ["model", "levels", "nested", "calibration", "calibration_tokens"])
+        made = ["calibration", "calibration_tokens", "group_size"]
+        _refuse(args, "--from-checkpoints", ["model", "levels", "method", "nested", *made])
         if args.out is None:
             raise UsageError("--from-checkpoints needs --out", hint="For example --out my-ensemble")
         sources = [CheckpointSource.parse(part.strip()) for part in args.from_checkpoints.split(",")]
@@ -142,21 +164,68 @@ def run(given: Sequence[str]) -> None:
         return
     if args.model is None:
         parser.error("MODEL or --from-checkpoints is needed")
-    _refuse(args, "MODEL", ["checkpoint"])
-    levels = parse_levels("8,3" if args.levels is None else args.levels)
-    if args.nested:
+    source = CheckpointSource.parse(args.model)
+    if is_packed(source.path):
+        _refuse(
+            args, "a packed Any-Precision checkpoint", ["nested", "calibration", "calibration_tokens", "group_size"]
+        )
+        _build_from_packed(source, args, search, progress)
+        return
+    _refuse(args, "an unquantized MODEL", ["checkpoint"])
+    quantize = _quantize_options(args, preset)
+    out = _out(source, args, quantize.levels)
+    checkpoint = source.folder(
+        out,
+        progress,
+        quantized=False,
+        levels=quantize.levels,
+        group_size=quantize.group_size,
+        method=quantize.method,
+    )
+    build(checkpoint, out, quantize, search, progress, source.model_name)
+
+
+def _quantize_options(args: argparse.Namespace, preset: Preset) -> QuantizeOptions:
+    """Return how the levels are made.
+
+    Raises:
+        UsageError: The options make no sense together.
+    """
+    method: Method = args.method or "exl2"
+    levels = parse_levels(DEFAULT_LEVELS[method] if args.levels is None else args.levels)
+    if method == "any-precision":
+        _refuse(args, "--method any-precision, whose levels are nested anyway", ["nested"])
+        _refuse(args, "--method any-precision, which has no scales", ["group_size"])
+        check_levels(levels)
+    elif args.nested:
         check_nested(levels)
-    quantize = QuantizeOptions(
+    return QuantizeOptions(
         levels=levels,
         calibration=args.calibration,
         calibration_tokens=args.calibration_tokens or preset.calibration_tokens,
-        group_size=args.group_size,
+        group_size=args.group_size or GROUP_SIZE,
         nested=bool(args.nested),
+        method=method,
     )
-    source = CheckpointSource.parse(args.model)
-    out = Path("-".join([source.short_name, *map(level_name, levels)])) if args.out is None else args.out
-    checkpoint = source.folder(out, progress, quantized=False, levels=levels, group_size=args.group_size)
-    build(checkpoint, out, quantize, search, progress, source.model_name)
+
+
+def _build_from_packed(
+    source: CheckpointSource, args: argparse.Namespace, search: SearchOptions, progress: Progress
+) -> None:
+    if args.method == "exl2":
+        raise UsageError(
+            f"{source.path}: is a packed Any-Precision checkpoint, so --method exl2 cannot be had from it",
+            hint="Leave --method out, or give the unquantized model.",
+        )
+    packed = PackedCheckpoint.open(source.path)
+    levels = packed.levels if args.levels is None else parse_levels(args.levels)
+    check_levels(levels)
+    build_from_packed(packed, levels, _out(source, args, levels), args.checkpoint, search, progress)
+
+
+def _out(source: CheckpointSource, args: argparse.Namespace, levels: Sequence[float]) -> Path:
+    """Return the ensemble's folder: the one that was asked for, or one named after model and levels."""
+    return args.out or Path("-".join([source.short_name, *map(level_name, levels)]))
 
 
 def _refuse(args: argparse.Namespace, what: str, names: Sequence[str]) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Self
 
 from flexquant.engine.hub_id import HubId
+from flexquant.engine.manifest import Method
+from flexquant.ensemble_builder.options import GROUP_SIZE
 from flexquant.ensemble_builder.progress import Progress
 
 
@@ -37,7 +39,14 @@ class CheckpointSource:
         return self.path.resolve().name if self.hub is None else self.hub.name
 
     def folder(
-        self, out: Path, progress: Progress, *, quantized: bool, levels: tuple[float, ...] = (), group_size: int = 32
+        self,
+        out: Path,
+        progress: Progress,
+        *,
+        quantized: bool,
+        levels: tuple[float, ...] = (),
+        group_size: int = GROUP_SIZE,
+        method: Method = "exl2",
     ) -> Path:
         """The folder of the checkpoint; downloads it first where that is needed.
 
@@ -47,6 +56,7 @@ class CheckpointSource:
             quantized: Whether an EXL2 checkpoint is asked for, or an unquantized one.
             levels: Levels that are going to be made of it.
             group_size: Weights that share a scale in them.
+            method: How they are made.
 
         Raises:
             FlexQuantError: See `fetch_checkpoint`.
@@ -57,4 +67,6 @@ class CheckpointSource:
         from flexquant.ensemble_builder.hub.disk_room import Room
         from flexquant.ensemble_builder.hub.fetch import fetch_checkpoint
 
-        return fetch_checkpoint(self.hub, quantized=quantized, room=Room(out, levels, group_size), progress=progress)
+        return fetch_checkpoint(
+            self.hub, quantized=quantized, room=Room(out, levels, group_size, method), progress=progress
+        )

@@ -3,7 +3,6 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import torch
 from torch import Tensor
@@ -21,12 +20,10 @@ from flexquant.ensemble_builder.evaluation import Reference, Windows, final_hidd
 from flexquant.ensemble_builder.exl2_pack import pack
 from flexquant.ensemble_builder.gptq import Curvature, quantize_linear
 from flexquant.ensemble_builder.progress import Progress
+from flexquant.ensemble_builder.report.ladder import group_size_of
 from flexquant.ensemble_builder.safetensors_file import write_safetensors
-from flexquant.ensemble_builder.store_writer import COMMON_NAME, share, write_store
+from flexquant.ensemble_builder.store_writer import COMMON_NAME, exl2_quantization, share, write_store
 from flexquant.ensemble_builder.stores import Store, level_of, open_store, stores_of
-
-GROUP_SIZE: Final = 32
-"""Where the ensemble does not say its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +66,11 @@ def export_level(folder: Path, name: str, out: Path, text: Path | None, progress
     if level is None:
         names = ", ".join(level.name for level in manifest.levels)
         raise UsageError(f"--level {name}: {folder} has no such level", hint=f"It has {names}.")
+    if manifest.method != "exl2":
+        raise UsageError(
+            f"{folder}: its levels are quantized with {manifest.method}, and only EXL2 levels are exported",
+            hint="Build an ensemble with --method exl2 for programs that read EXL2.",
+        )
     if manifest.pruning is not None and name in manifest.pruning.dropped:
         raise InputError(
             f"{folder / MANIFEST_NAME}: layers of level {name} were pruned from the disk",
@@ -106,7 +108,7 @@ def _windows(text: Path, folder: Path, store: Store) -> Windows:
 def _round(store: Store, manifest: Manifest, out: Path, progress: Progress) -> None:
     """Write the store with its weights, sums of several matrices, as one matrix each."""
     made = manifest.quantization
-    group_size = GROUP_SIZE if made is None else made.group_size
+    group_size = group_size_of(manifest)
     shapes = store.config.linears()
     sections = allocate(shapes, store.bits, group_size)
     calibration = Text(name="", sha256="0" * 64, tokens=0) if made is None else made.calibration
@@ -122,15 +124,14 @@ def _round(store: Store, manifest: Manifest, out: Path, progress: Progress) -> N
         store.index.folder,
         common=store.index.folder / COMMON_NAME,
         quantized={name: index[name] for name in index.names()},
-        level=store.bits,
-        calibration=calibration,
+        quantization=exl2_quantization(store.bits, calibration),
     )
     shutil.rmtree(layers)
 
 
 def _rounded(store: Store, shape: LinearShape, sections: Sections, group_size: int) -> dict[str, Tensor]:
     """A linear layer's tensors, each weight rounded by itself: there are no activations that could guide it."""
-    weights = store.opened()
+    weights = store.exl2_weights()
     order = torch.argsort(weights.inverse_permutation(shape.key))
     unit = torch.eye(shape.in_features)
     inputs = Curvature(order, unit, unit, torch.ones(shape.in_features))

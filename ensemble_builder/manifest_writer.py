@@ -100,7 +100,7 @@ def manifest_of(
     return Manifest(
         name=name,
         architecture=config.architecture,
-        method="exl2",
+        method=stores[0].method,
         parameters=parameter_count(config),
         levels=[level_of(store) for store in stores],
         modules=_with_sensitivities(modules, sequences.get("projection")),

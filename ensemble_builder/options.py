@@ -4,9 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from flexquant.engine.manifest import Method
 from flexquant.ensemble_builder.file_hashes import file_record
 from flexquant.ensemble_builder.units import Kind
 from flexquant.ensemble_builder.workplace import Settings
+
+GROUP_SIZE: Final = 32
+"""Weights that share a scale, if nothing else is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +61,17 @@ class QuantizeOptions:
         levels: Bits per weight, falling.
         calibration: File with the calibration text; sampled from the model if None.
         calibration_tokens: Tokens of it to calibrate on, at most.
-        group_size: Weights that share a scale.
+        group_size: Weights that share a scale; Any-Precision has no scales.
         nested: Whether a level but the last holds what is added to the next one.
+        method: How weights are quantized.
     """
 
     levels: tuple[float, ...]
     calibration: Path | None
     calibration_tokens: int
-    group_size: int
+    group_size: int = GROUP_SIZE
     nested: bool = False
+    method: Method = "exl2"
 
     def settings(self) -> Settings:
         """Return what the outcome depends on."""
@@ -73,7 +79,7 @@ class QuantizeOptions:
             "levels": list(self.levels),
             "calibration text": text_identity(self.calibration),
             "calibration tokens": self.calibration_tokens,
-            "group size": self.group_size,
+            **({"group size": self.group_size} if self.method == "exl2" else {"method": self.method}),
             **({"nested": True} if self.nested else {}),
         }
 

@@ -41,6 +41,11 @@ class QuantizationWork:
             write_atomically(folder / _SETTINGS, self._settings)
 
     @property
+    def state(self) -> Path:
+        """Folder for what a run needs to go on, and results do not."""
+        return self._folder / _HIDDEN
+
+    @property
     def finished(self) -> bool:
         """Whether `finish` was called for the same settings."""
         return self._same(_FINISHED)
@@ -52,13 +57,13 @@ class QuantizationWork:
 
     def save_hidden(self, layer: int, hidden: Tensor) -> None:
         """Keep the input of a layer: everything before that layer is done and kept."""
-        write_safetensors(self._folder / _HIDDEN / "hidden.safetensors", {str(layer): hidden})
+        write_safetensors(self.state / "hidden.safetensors", {str(layer): hidden})
 
     def load_hidden(self) -> tuple[int, Tensor] | None:
         """Return what was kept last: the layer and its input."""
-        if not (self._folder / _HIDDEN / "hidden.safetensors").exists():
+        if not (self.state / "hidden.safetensors").exists():
             return None
-        index = TensorIndex.open(self._folder / _HIDDEN)
+        index = TensorIndex.open(self.state)
         (name,) = index.names()
         return int(name), read_tensor(index, name)
 

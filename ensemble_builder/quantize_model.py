@@ -29,7 +29,12 @@ from flexquant.ensemble_builder.levels import level_name
 from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.quantization_work import QuantizationWork
 from flexquant.ensemble_builder.quantize_layer import Plan, quantize_layer
-from flexquant.ensemble_builder.store_writer import COMMON_NAME, common_tensors, write_store
+from flexquant.ensemble_builder.store_writer import (
+    COMMON_NAME,
+    common_tensors,
+    exl2_quantization,
+    write_store,
+)
 from flexquant.ensemble_builder.stores import LEVELS_FOLDER
 from flexquant.ensemble_builder.workplace import WORK_NAME
 
@@ -99,9 +104,7 @@ def quantize_model(
                 checkpoint,
                 common=common,
                 quantized=tensors,
-                level=level,
-                on=None if lower is None else level_name(lower),
-                calibration=calibration,
+                quantization=exl2_quantization(level, calibration, None if lower is None else level_name(lower)),
             )
             common = store / COMMON_NAME
             stage.advance()

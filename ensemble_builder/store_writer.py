@@ -1,4 +1,4 @@
-"""Writing a level as an EXL2 checkpoint that exllamav2 loads by itself.
+"""Writing a level; in EXL2 it is a checkpoint that exllamav2 loads by itself.
 
 Layout of a store: `common.safetensors` (embedding and norms, the same in all stores and hard-linked between them),
 `quantized.safetensors`, `config.json` with a `quantization_config`, and the files of the tokenizer.
@@ -71,9 +71,7 @@ def write_store(
     *,
     common: Mapping[str, Tensor] | Path,
     quantized: Mapping[str, TensorEntry],
-    level: float,
-    on: str | None = None,
-    calibration: Text,
+    quantization: Mapping[str, object],
 ) -> None:
     """Write one level.
 
@@ -82,9 +80,7 @@ def write_store(
         checkpoint: The unquantized checkpoint, for its JSON and tokenizer files.
         common: See `common_tensors`; or another store's file of them, to be shared.
         quantized: The quantized layers' tensors, by name.
-        level: Average width of the decoder's weights.
-        on: Name of the level, in the folder beside, that these tensors are to be added to; None if they stand alone.
-        calibration: What the level was calibrated on.
+        quantization: What config.json says of them.
 
     Raises:
         CheckpointError: A source file cannot be read.
@@ -98,7 +94,20 @@ def write_store(
         if (checkpoint / name).exists():
             write_atomically(folder / name, _read(checkpoint / name))
     config = json.loads(_read(checkpoint / "config.json"))
-    config["quantization_config"] = {
+    config["quantization_config"] = quantization
+    write_atomically(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
+    write_safetensors(folder / QUANTIZED_NAME, quantized)
+
+
+def exl2_quantization(level: float, calibration: Text, on: str | None = None) -> dict[str, object]:
+    """Return the `quantization_config` of an EXL2 store.
+
+    Args:
+        level: Average width of the decoder's weights.
+        calibration: What the level was calibrated on.
+        on: Name of the level, in the folder beside, that its tensors are to be added to; None if they stand alone.
+    """
+    return {
         "quant_method": "exl2" if on is None else RESIDUAL_METHOD,
         "version": FORMAT_VERSION,
         "bits": level,
@@ -106,8 +115,6 @@ def write_store(
         "calibration": {"dataset": calibration.name, "tokens": calibration.tokens},
         **({} if on is None else {"on": on}),
     }
-    write_atomically(folder / "config.json", json.dumps(config, indent=2).encode() + b"\n")
-    write_safetensors(folder / QUANTIZED_NAME, quantized)
 
 
 def share(file: Path, name: Path) -> None:

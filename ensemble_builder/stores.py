@@ -6,12 +6,21 @@ from pathlib import Path
 
 from flexquant.engine.config_fields import read_object
 from flexquant.engine.errors import CheckpointError
-from flexquant.engine.exl2.spec import Exl2Spec, is_quantized, read_spec
-from flexquant.engine.manifest import Level, Manifest, Module, Variant
-from flexquant.engine.model_config import EMBEDDING, RESIDUAL_METHOD, LinearShape, ModelConfig, read_model_config
+from flexquant.engine.layer_spec import LayerSpec, is_quantized, read_spec
+from flexquant.engine.manifest import Level, Manifest, Method, Module, Variant
+from flexquant.engine.model_config import (
+    ANY_PRECISION_METHOD,
+    EMBEDDING,
+    RESIDUAL_METHOD,
+    LinearShape,
+    ModelConfig,
+    read_model_config,
+)
 from flexquant.engine.tensor_index import TensorIndex
-from flexquant.engine.weights import Exl2Weights
+from flexquant.engine.weights import DenseWeights, Exl2Weights
+from flexquant.ensemble_builder.any_precision.store_weights import AnyPrecisionWeights
 from flexquant.ensemble_builder.bounded_weights import KEPT_BYTES, BoundedWeights
+from flexquant.ensemble_builder.levels import level_name
 from flexquant.ensemble_builder.slices import Columns, largest_step, slices_within
 
 LEVELS_FOLDER = "levels"
@@ -19,7 +28,7 @@ LEVELS_FOLDER = "levels"
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """One level: a model in EXL2.
+    """One level.
 
     Args:
         level: Its name.
@@ -27,24 +36,34 @@ class Store:
         index: Its tensors.
         config: Its config.json.
         specs: How each linear layer that it has is stored, by key.
-        below: What its tensors are added to, if they are residuals.
+        below: The store that it completes, if it is none by itself.
+        method: How its weights are quantized.
     """
 
     level: str
     bits: float
     index: TensorIndex
     config: ModelConfig
-    specs: dict[str, Exl2Spec]
+    specs: dict[str, LayerSpec]
     below: "Store | None" = None
+    method: Method = "exl2"
 
     def weights(self, kept_bytes: int = KEPT_BYTES) -> BoundedWeights:
         """Return the weights for running the whole store or parts of it; see `BoundedWeights`."""
         return BoundedWeights(self.opened, kept_bytes)
 
-    def opened(self) -> Exl2Weights:
+    def opened(self) -> DenseWeights:
         """Return the weights, of which nothing has been read yet."""
+        return self._planes_and_tables() if self.method == "any-precision" else self.exl2_weights()
+
+    def _planes_and_tables(self) -> AnyPrecisionWeights:
+        below = None if self.below is None else self.below._planes_and_tables()
+        return AnyPrecisionWeights(self.index, self.config, {*self.specs}, below)
+
+    def exl2_weights(self) -> Exl2Weights:
+        """Return the weights of a store in EXL2, of which nothing has been read yet."""
         absent = {shape.key for shape in self.config.linears()} - self.specs.keys()
-        return Exl2Weights(self.index, self.config, absent, None if self.below is None else self.below.opened())
+        return Exl2Weights(self.index, self.config, absent, None if self.below is None else self.below.exl2_weights())
 
     def resident(self, key: str, columns: Columns | None = None) -> int:
         """Return the payload bytes of a linear layer, or of some of its columns, with what lies below them.
@@ -57,7 +76,7 @@ class Store:
         own = self.specs.get(key)
         return self.below.resident(key, columns) + (0 if own is None else own.sliced(columns).payload)
 
-    def top(self, key: str) -> Exl2Spec:
+    def top(self, key: str) -> LayerSpec:
         """Return what the store has of a linear layer; where it adds nothing to what lies below, that.
 
         Raises:
@@ -77,7 +96,7 @@ class Store:
 
 
 def open_store(folder: Path, level: str, bits: float, absent: Collection[str] = ()) -> Store:
-    """Open an EXL2 checkpoint and check all of its linear layers.
+    """Open a level, or an EXL2 checkpoint, and check all of its linear layers.
 
     Args:
         folder: Holds it.
@@ -91,32 +110,44 @@ def open_store(folder: Path, level: str, bits: float, absent: Collection[str] = 
     """
     config = read_model_config(folder)
     index = TensorIndex.open(folder)
-    on = _on(folder)
+    method, on = _quantization(folder)
     below = None if on is None else open_store(folder.parent / on, on, 0.0)
     specs = {
-        shape.key: read_spec(
-            index,
-            shape.key,
-            in_features=shape.in_features,
-            out_features=shape.out_features,
-            bias=shape.bias,
-            base=None if below is None else below.top(shape.key),
-        )
+        shape.key: read_spec(method, index, shape, None if below is None else below.top(shape.key))
         for shape in config.linears()
-        if shape.key not in absent and (below is None or is_quantized(index, shape.key))
+        if shape.key not in absent and (below is None or is_quantized(method, index, shape.key))
     }
-    return Store(level, bits, index, config, specs, below)
+    return Store(level, bits, index, config, specs, below, method)
 
 
-def _on(folder: Path) -> str | None:
-    """The level that a store's tensors are added to; None if they stand alone."""
-    found = read_object(folder / "config.json").get("quantization_config")
-    if not isinstance(found, dict) or found.get("quant_method") != RESIDUAL_METHOD:
-        return None
+def model_weights(folder: Path) -> DenseWeights:
+    """Return the weights of a folder that is a model by itself: unquantized, in EXL2, or an ensemble's smallest level.
+
+    Raises:
+        CheckpointError: A file or tensor is missing or damaged.
+    """
+    method, _ = _quantization(folder)
+    if method == "any-precision":
+        return open_store(folder, "", 0.0).opened()
+    return Exl2Weights(TensorIndex.open(folder), read_model_config(folder))
+
+
+def _quantization(folder: Path) -> tuple[Method, str | None]:
+    """How a store is quantized, and the level that it completes; None if it stands alone."""
+    path = folder / "config.json"
+    found = read_object(path).get("quantization_config")
+    method = found.get("quant_method") if isinstance(found, dict) else None
+    if not isinstance(found, dict) or method not in (RESIDUAL_METHOD, ANY_PRECISION_METHOD):
+        return "exl2", None
+    if method == ANY_PRECISION_METHOD:
+        below = found.get("below")
+        if below is not None and type(below) is not int:
+            raise CheckpointError(f"{path}: quantization_config.below: {below!r} is no number of bits")
+        return "any-precision", None if below is None else level_name(below)
     on = found.get("on")
     if not isinstance(on, str) or Path(on).name != on:
-        raise CheckpointError(f"{folder / 'config.json'}: quantization_config.on: {on!r} is no name of a level")
-    return on
+        raise CheckpointError(f"{path}: quantization_config.on: {on!r} is no name of a level")
+    return "exl2", on
 
 
 def stores_of(folder: Path, manifest: Manifest) -> list[Store]:

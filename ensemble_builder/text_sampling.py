@@ -14,11 +14,10 @@ from torch import Tensor
 from flexquant.engine.decoder import Decoder
 from flexquant.engine.errors import InputError
 from flexquant.engine.model_config import ModelConfig, read_model_config
-from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.tokenizer import Tokenizer
-from flexquant.engine.weights import Exl2Weights
 from flexquant.ensemble_builder.progress import Progress, Stage
 from flexquant.ensemble_builder.single_thread import worthwhile_threads
+from flexquant.ensemble_builder.stores import model_weights
 
 LENGTH: Final = 1024
 """Tokens of a sequence, unless the model's context is shorter."""
@@ -33,7 +32,7 @@ def sample_text(model: Path, tokens: int, seed: int, progress: Progress) -> str:
     """Let a model write.
 
     Args:
-        model: Folder of a checkpoint, unquantized or in EXL2, with its tokenizer.
+        model: Folder of a model, with its tokenizer; see `model_weights`.
         tokens: The text has at least so many, counted by the tokenizer.
         seed: The same seed gives the same text.
         progress: Is told about the tokens.
@@ -47,7 +46,7 @@ def sample_text(model: Path, tokens: int, seed: int, progress: Progress) -> str:
     if start is None:
         raise InputError(f"{model}: the model has neither BOS nor EOS to start a text with", hint="Give a text file.")
     tokenizer = Tokenizer.open(model)
-    decoder = Decoder(config, Exl2Weights(TensorIndex.open(model), config))
+    decoder = Decoder(config, model_weights(model))
     length = min(LENGTH, config.context)
     most = max(1, min(MOST_SEQUENCES, CACHE_BYTES // (length * _token_bytes(config))))
     generator = torch.Generator().manual_seed(seed)

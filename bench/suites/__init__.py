@@ -6,6 +6,7 @@ from typing import Final
 from bench.row import Row
 from bench.session import Session
 from bench.suites import (
+    any_precision,
     batch,
     context,
     decode,
@@ -30,6 +31,7 @@ SUITES: Final[Mapping[str, Callable[[Session], list[Row]]]] = {
     "memory": memory.run,
     "swap": swap.run,
     "nested": nested.run,
+    "any-precision": any_precision.run,
     "reaction": reaction.run,
     "nested-reaction": nested_reaction.run,
     "pressure": pressure.run,

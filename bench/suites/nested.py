@@ -23,7 +23,7 @@ def run(session: Session) -> list[Row]:
     }
     moves: dict[bool, list[Move]] = {False: [], True: []}
     sweeps = Sweeps()
-    with session.ours() as (pair, _), session.ours(nested=True) as (nested, _):
+    with session.ours() as (pair, _), session.ours("nested") as (nested, _):
         workers = {False: pair, True: nested}
         for worker in workers.values():
             worker.ask("give_back", last=last)  # brings the files into the page cache, and the code into memory

@@ -3,7 +3,6 @@
 This is the reference for every faster path. Source of the formula: exllamav2 0.3.2, `q_matrix.cu` (reconstruct).
 """
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +12,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from flexquant.engine.disk_layout import tensor_views
 from flexquant.engine.exl2.groups import CODES_PER_PERIOD, Run
+from flexquant.engine.exl2.spec import Exl2Spec
+from flexquant.engine.torch_scratch import scratch
 
 SCRATCH_BYTES: Final = 8 << 20
 """What `linear` and `dequantize` work in, as long as 32 columns of a matrix fit into it. Every thread has its own."""
@@ -47,6 +49,20 @@ class Exl2Matrix:
         return sum(run.rows for run in self.runs)
 
 
+def matrix_from(spec: Exl2Spec, base: Tensor, offset: int) -> Exl2Matrix:
+    """Views of a layer that lies at `offset` of `base` as it is on disk; see `disk_layout`."""
+    views = tensor_views(spec, base, offset)
+    return Exl2Matrix(
+        q_weight=views["q_weight"],
+        q_scale=views["q_scale"],
+        q_scale_max=views["q_scale_max"],
+        q_invperm=views.get("q_invperm"),
+        bias=views.get("bias"),
+        runs=spec.runs,
+        out_features=spec.out_features,
+    )
+
+
 def unpack_codes(matrix: Exl2Matrix, columns: slice = slice(None)) -> Tensor:
     """Weight codes of the chosen columns: uint8 [K, columns], rows in packed order."""
     words = matrix.q_weight[:, columns]
@@ -71,6 +87,15 @@ def dequantize(matrix: Exl2Matrix, prescale: float = 1.0, columns: slice = slice
         tile = _Tile(matrix.in_features, last - first)
         _reconstruct(matrix, prescale, first, last, tile)
         weights[:, first - start : last - start] = tile.weights
+    return weights
+
+
+def reconstruct(part: Sequence[Exl2Matrix]) -> Tensor:
+    """A matrix and the residuals that are added to it: fp16 [K, Np], as `dequantize`, rounded after each addition."""
+    matrix, *residuals = part
+    weights = dequantize(matrix)
+    for residual in residuals:
+        weights = (weights.float() + dequantize(residual)).half()
     return weights
 
 
@@ -130,30 +155,12 @@ def scratch_bytes(in_features: int) -> int:
     return max(SCRATCH_BYTES, _SCRATCH_PER_WEIGHT * in_features * _TILE_MULTIPLE)
 
 
-class _Scratch(threading.local):
-    """A thread's working memory. It is kept, because fresh pages for every tile cost more than the arithmetic."""
-
-    def __init__(self) -> None:
-        self._memory = torch.empty(0, dtype=torch.uint8)
-
-    def take(self, nbytes: int) -> Tensor:
-        """At least `nbytes` bytes, uint8; what they held is lost."""
-        if self._memory.numel() < nbytes:
-            self._memory = torch.empty(0, dtype=torch.uint8)  # the old memory goes before the new one comes
-            with torch.inference_mode(False):  # memory made in inference mode could not be written outside it
-                self._memory = torch.empty(nbytes, dtype=torch.uint8)
-        return self._memory
-
-
-_scratch = _Scratch()
-
-
 class _Tile:
     """Views of the scratch memory for one tile [rows, columns]."""
 
     def __init__(self, rows: int, columns: int) -> None:
         count, shape = rows * columns, (rows, columns)
-        memory = _scratch.take(_KEPT_PER_WEIGHT * rows * tile_columns(rows))
+        memory = scratch.take(_KEPT_PER_WEIGHT * rows * tile_columns(rows))
         self.codes = memory[: 4 * count].view(torch.int32).view(shape)
         self.products = memory[4 * count : 8 * count].view(torch.float32).view(shape)
         self.weights = memory[8 * count : 10 * count].view(torch.float16).view(shape)

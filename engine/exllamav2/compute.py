@@ -15,6 +15,7 @@ from flexquant.engine.exllamav2.form import Form
 from flexquant.engine.exllamav2.handles import Handles
 from flexquant.engine.exllamav2.limits import check_limits
 from flexquant.engine.kv_cache import KVType
+from flexquant.engine.layer_spec import LayerSpec
 from flexquant.engine.memory.process import anonymous_bytes
 from flexquant.engine.memory.registry import MemoryRegistry
 from flexquant.engine.model_config import ModelConfig
@@ -74,9 +75,9 @@ class CardCompute:
         """An integrated card's memory is the host's, and its pages are not among the process's anonymous ones."""
         return self.card.taken() + (anonymous_bytes() if self.card.integrated else 0)
 
-    def size_bytes(self, spec: Exl2Spec) -> int:
+    def size_bytes(self, spec: LayerSpec) -> int:
         """See `Compute`."""
-        return Form(spec).size_bytes
+        return Form(_exl2(spec)).size_bytes
 
     def scratch(self, ensemble: Ensemble) -> Mapping[str, int]:
         """See `Compute`: on the card, where a pass computes and where prompts have weights in half precision."""
@@ -93,9 +94,9 @@ class CardCompute:
         """See `Compute`: the mask of a prompt's chunk, and scores where torch has no kernel that keeps none."""
         return CHUNK_TOKENS * (1 + 2 * _HALF * ensemble.config.heads)
 
-    def filler(self, ensemble: Ensemble, rest: Callable[[], None]) -> Callable[[Exl2Spec, memoryview], None]:  # noqa: ARG002  # as `Compute` has it
+    def filler(self, ensemble: Ensemble, rest: Callable[[], None]) -> Callable[[LayerSpec, memoryview], None]:  # noqa: ARG002  # as `Compute` has it
         """See `Compute`. Reading takes nothing from a card that computes, so it never rests."""
-        return lambda spec, buffer: Form(spec).fill(buffer)
+        return lambda spec, buffer: Form(_exl2(spec)).fill(buffer)
 
     def decoder(self, ensemble: Ensemble, residency: Residency, swapper: Swapper) -> CardDecoder:  # noqa: ARG002  # as `Compute` has it
         """See `Compute`."""
@@ -140,8 +141,13 @@ class CardCompute:
         return CardCache(config, pages, dtype, card=self.card, kept=kept)
 
 
-def _forms(specs: Mapping[str, Sequence[Exl2Spec]]) -> dict[tuple[str, int], Form]:
-    return {(module, number): Form(spec) for module, found in specs.items() for number, spec in enumerate(found)}
+def _exl2(spec: LayerSpec) -> Exl2Spec:
+    assert isinstance(spec, Exl2Spec), "`placement` lets no other method pass"
+    return spec
+
+
+def _forms(specs: Mapping[str, Sequence[LayerSpec]]) -> dict[tuple[str, int], Form]:
+    return {(module, number): Form(_exl2(spec)) for module, found in specs.items() for number, spec in enumerate(found)}
 
 
 def _most_weights(ensemble: Ensemble) -> int:
@@ -151,5 +157,5 @@ def _most_weights(ensemble: Ensemble) -> int:
     )
 
 
-def _inner(spec: Exl2Spec) -> bool:
+def _inner(spec: LayerSpec) -> bool:
     return spec.key.startswith("model.layers.")

@@ -12,6 +12,8 @@ def beyond_the_card(ensemble: Ensemble) -> str | None:
     config = ensemble.config
     if any(module.columns is not None for module in ensemble.manifest.modules):
         return "the ensemble is cut into column slices (--max-step), and exllamav2 runs whole layers only"
+    if ensemble.manifest.method != "exl2":
+        return f"its quantization is {ensemble.manifest.method}, and exllamav2 has kernels for EXL2 only"
     if ensemble.manifest.nested:
         return "the ensemble is nested (--nested), and exllamav2 has no sums of two matrices"
     if config.head_norms:

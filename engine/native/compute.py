@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from flexquant.engine.ensemble import Ensemble
-from flexquant.engine.exl2.blocked_layout import BlockedLayout, repack, staging_bytes
-from flexquant.engine.exl2.spec import Exl2Spec
+from flexquant.engine.layer_spec import LayerSpec
 from flexquant.engine.memory.arena import Arena, page_rounded
 from flexquant.engine.native.decoder import NativeDecoder, shape_of
+from flexquant.engine.native.layouts import layout_of, repack, staging_bytes
 from flexquant.engine.native.library import choose_kernels, load, set_threads
 from flexquant.engine.native.linears import most_rounded_bytes
 from flexquant.engine.prefill import CHUNK_TOKENS
@@ -36,9 +36,9 @@ class NativeCompute:
         choose_kernels(kernels)
         set_threads(threads)
 
-    def size_bytes(self, spec: Exl2Spec) -> int:
+    def size_bytes(self, spec: LayerSpec) -> int:
         """See `Compute`."""
-        return BlockedLayout(spec).size_bytes
+        return layout_of(spec).size_bytes
 
     def scratch(self, ensemble: Ensemble) -> Mapping[str, int]:
         """See `Compute`. `staging` is where files are read before they are repacked, `pass` where chunks compute."""
@@ -52,7 +52,7 @@ class NativeCompute:
         """See `Compute`."""
         return 0
 
-    def filler(self, ensemble: Ensemble, rest: Callable[[], None]) -> Callable[[Exl2Spec, memoryview], None]:
+    def filler(self, ensemble: Ensemble, rest: Callable[[], None]) -> Callable[[LayerSpec, memoryview], None]:
         """See `Compute`."""
         return _Filler(_staging(ensemble), rest)
 
@@ -68,13 +68,13 @@ class _Filler:
         self._staging.prefault()
         self._library = load()
 
-    def __call__(self, spec: Exl2Spec, buffer: memoryview) -> None:
+    def __call__(self, spec: LayerSpec, buffer: memoryview) -> None:
         def fetch(suffix: str, start: int, end: int) -> int:
             self._rest()  # from the piece before
             read_into(spec.entries[suffix], self._staging.memory()[: end - start], start)
             return self._staging.address
 
-        layout = BlockedLayout(spec)
+        layout = layout_of(spec)
         target = (ctypes.c_ubyte * layout.size_bytes).from_buffer(buffer)
         repack(self._library, layout, fetch, ctypes.addressof(target), self._staging.mapped_bytes)
 

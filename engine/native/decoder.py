@@ -108,17 +108,17 @@ class NativeDecoder:
 
     def reconstruct(self, module: str) -> tuple[int, npt.NDArray[np.float16]]:
         """See `ElasticDecoder`."""
-        found = self._linears.matrices(module)
+        variant, matrices, layout = self._linears.addends(module)
+        columns = layout.blocks * LANES
         total = None
-        for _, matrix, layout in found:
-            columns = layout.spec.padded_out
+        for matrix in matrices:
             weights = np.empty((layout.spec.in_features, columns), np.float16)
             self._library.fq_dequantize(
-                ctypes.byref(matrix), 0, columns // LANES, _HALF_TILE, weights.ctypes.data, columns
+                ctypes.byref(matrix), 0, layout.blocks, _HALF_TILE, weights.ctypes.data, columns
             )
             total = weights if total is None else (total.astype(np.float32) + weights).astype(np.float16)
         assert total is not None, "a module is somewhere"
-        return found[-1][0], total
+        return variant, np.ascontiguousarray(total[:, : layout.spec.padded_out])
 
     def _run(self, pieces: Sequence[_Piece], shape: structs.Shape, safe_point: Callable[[], None]) -> Floats:
         """Run all layers over the pieces; returns hidden states f32 [rows, hidden]."""

@@ -7,7 +7,7 @@ from typing import Final
 
 from flexquant.engine.errors import FlexQuantError
 
-ABI_VERSION: Final = 4
+ABI_VERSION: Final = 5
 """What cpp/api.cpp calls kAbiVersion."""
 FILE_NAME: Final = "libflexquant.so"
 
@@ -28,6 +28,8 @@ _SIGNATURES: Final[dict[str, tuple[object, list[object]]]] = {
     "fq_repack_scales": (None, [_pointer, _int, _int, _int, _int, _pointer]),
     "fq_scale_tables": (None, [_pointer, _int, _float, _pointer]),
     "fq_invert_permutation": (_int, [_pointer, _int, _pointer]),
+    "fq_place_plane": (None, [_pointer, _int, _long, _int, _int, _pointer]),
+    "fq_table_scales": (None, [_pointer, _long, _int, _pointer]),
     "fq_dequantize": (None, [_pointer, _int, _int, _int, _pointer, _long]),
     "fq_scratch_bytes": (_long, [_pointer, _int, _long]),
     "fq_rounded_bytes": (_long, [_int, _int]),

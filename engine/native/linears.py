@@ -3,12 +3,14 @@
 import ctypes
 from collections.abc import Sequence
 
+from flexquant.engine.any_precision.arena_layout import PlanesLayout
 from flexquant.engine.ensemble import Ensemble
-from flexquant.engine.exl2.blocked_layout import BlockedLayout
 from flexquant.engine.exl2.groups import Run
+from flexquant.engine.exl2.spec import Exl2Spec
 from flexquant.engine.manifest import modules_by_linear
 from flexquant.engine.model_config import HEAD, ModelConfig
 from flexquant.engine.native import structs
+from flexquant.engine.native.layouts import ArenaLayout, layout_of
 from flexquant.engine.native.library import load
 from flexquant.engine.places import Places
 
@@ -23,14 +25,15 @@ class Linears:
 
     def __init__(self, ensemble: Ensemble, places: Places) -> None:
         self._places = places
-        self._layouts: dict[tuple[str, int], tuple[BlockedLayout, ctypes.Array[structs.Run]]] = {}
+        self._layouts: dict[tuple[str, int], tuple[ArenaLayout, ctypes.Array[structs.Run]]] = {}
         runs: dict[tuple[Run, ...], ctypes.Array[structs.Run]] = {}  # slices of a layer have the same
         for module, specs in ensemble.specs.items():
             for variant, spec in enumerate(specs):
-                layout = BlockedLayout(spec)
-                if spec.runs not in runs:
-                    runs[spec.runs] = layout.runs()
-                self._layouts[module, variant] = layout, runs[spec.runs]
+                layout = layout_of(spec)
+                alike = spec.runs if isinstance(spec, Exl2Spec) else ()
+                if alike not in runs:
+                    runs[alike] = layout.runs()
+                self._layouts[module, variant] = layout, runs[alike]
         self._parts = {key: (structs.Part * len(modules))() for key, modules in places.modules.items()}
         most = max((len(specs) for specs in ensemble.specs.values()), default=0)
         self._residuals = {module: (structs.Matrix * most)() for module in ensemble.specs}
@@ -41,8 +44,8 @@ class Linears:
         forms: dict[object, int] = {}
         return [self._linear(key, forms) for key in keys]
 
-    def matrices(self, module: str) -> list[tuple[int, structs.Matrix, BlockedLayout]]:
-        """The matrix of a module, and those of its residuals from coarse to fine, with their variants."""
+    def matrices(self, module: str) -> list[tuple[int, structs.Matrix, ArenaLayout]]:
+        """The matrix of a module, and what finer levels have beyond it, from coarse to fine, with their variants."""
         found = []
         for variant, address in self._find(module):
             layout, runs = self._layouts[module, variant]
@@ -50,6 +53,16 @@ class Linears:
             layout.place(matrix, address)
             found.append((variant, matrix, layout))
         return found
+
+    def addends(self, module: str) -> tuple[int, list[structs.Matrix], ArenaLayout]:
+        """Variant of a module, the matrices whose weights add up to its own, and the layout of the first.
+
+        Of Any-Precision that is one, with the planes of all levels that are there.
+        """
+        found = self.matrices(module)
+        layout = found[0][2]
+        planes = isinstance(layout, PlanesLayout)
+        return found[-1][0], [self._chained(module)] if planes else [matrix for _, matrix, _ in found], layout
 
     def _linear(self, key: str, forms: dict[object, int]) -> structs.Linear:
         parts = self._parts[key]
@@ -69,7 +82,7 @@ class Linears:
         return structs.Linear(ctypes.addressof(parts), len(parts), blocks, out_features, words)
 
     def _chained(self, module: str) -> structs.Matrix:
-        """A module's matrix, which leads to its residuals."""
+        """A module's matrix, which leads to what finer levels have beyond it."""
         (_, first, _), *others = self.matrices(module)
         memory = self._residuals[module]
         last = first
@@ -96,7 +109,7 @@ def most_rounded_bytes(ensemble: Ensemble, rows: int) -> int:
     most = 0
     for keys in [*(keys for layer in range(config.layers) for keys in keys_of_layer(config, layer)), (HEAD,)]:
         names = [module.name for key in keys for module in modules[key]]
-        layouts = [BlockedLayout(spec) for name in names for spec in ensemble.specs[name]]
+        layouts = [layout_of(spec) for name in names for spec in ensemble.specs[name]]
         forms = {layout.rounding: layout.units for layout in layouts}  # those of residuals are those of others
         resident = sorted(forms.values(), reverse=True)[: len(names)]  # a module has one variant at a time
         most = max(most, sum(int(library.fq_rounded_bytes(rows, units)) for units in resident))

@@ -38,7 +38,7 @@ class Matrix(ctypes.Structure):
         ("words", _int),
         ("groups", _int),
         ("units", _int),
-        ("reserved", _int),
+        ("bits", _int),
     ]
 
 

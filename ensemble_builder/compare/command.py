@@ -3,16 +3,18 @@
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from flexquant.engine.errors import UsageError
+from flexquant.ensemble_builder.any_precision.widths import check_levels
 from flexquant.ensemble_builder.arguments import natural, new_parser, positive, share_of_one
 from flexquant.ensemble_builder.atomic_file import write_atomically
 from flexquant.ensemble_builder.compare.options import CompareOptions
 from flexquant.ensemble_builder.compare.page import page
 from flexquant.ensemble_builder.compare.run import compare
-from flexquant.ensemble_builder.levels import parse_levels
+from flexquant.ensemble_builder.levels import check_nested, parse_levels
 from flexquant.ensemble_builder.options import PRESETS, QuantizeOptions, SearchOptions
 from flexquant.ensemble_builder.progress import Progress
 
@@ -25,6 +27,7 @@ EXHAUSTIVE: Final = 2000
 EXAMPLES: Final = """\
 examples:
   flexquant-build compare models/my-llama --levels 8,2 --levels 4,2 --text c.txt --out my-comparison
+  flexquant-build compare models/my-llama --levels 8,2 --nested 8,4,2 --any-precision 6,5,4,3 --text c.txt --out all
   flexquant-build compare models/my-llama --ensemble my-ensemble --text c.txt --out my-comparison --exhaustive 0
 
 Builds the ensembles and a ladder of whole models, one every 0.25 bits between their levels, measures all of them on a
@@ -46,6 +49,16 @@ def run(given: Sequence[str]) -> None:
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder of the comparison")
     parser.add_argument(
         "--levels", metavar="BITS", action="append", default=[], help="build an ensemble of these levels; repeatable"
+    )
+    parser.add_argument(
+        "--nested", metavar="BITS", action="append", default=[], help="build a nested ensemble of these; repeatable"
+    )
+    parser.add_argument(
+        "--any-precision",
+        metavar="BITS",
+        action="append",
+        default=[],
+        help="build an ensemble of these widths with Any-Precision; repeatable",
     )
     parser.add_argument(
         "--ensemble", metavar="DIR", type=Path, action="append", default=[], help="a ready ensemble; repeatable"
@@ -82,11 +95,18 @@ def run(given: Sequence[str]) -> None:
     parser.add_argument("--draws", metavar="N", type=positive, default=DRAWS, help=f"random orders (default: {DRAWS})")
     parser.add_argument("--seed", metavar="S", type=natural, default=0, help="of all that is drawn (default: 0)")
     args = parser.parse_args(given)
-    if not (args.levels or args.ensemble):
-        raise UsageError("neither --levels nor --ensemble was given", hint="For example --levels 8,2 --levels 4,2")
-    levels = [parse_levels(text) for text in args.levels]
     preset = PRESETS[args.preset]
     quantize = QuantizeOptions((), args.calibration, preset.calibration_tokens, args.group_size)
+    wanted = [replace(quantize, levels=parse_levels(text)) for text in args.levels]
+    wanted += [replace(quantize, levels=parse_levels(text), nested=True) for text in args.nested]
+    wanted += [replace(quantize, levels=parse_levels(text), method="any-precision") for text in args.any_precision]
+    for asked in wanted:
+        if asked.nested:
+            check_nested(asked.levels)
+        elif asked.method == "any-precision":
+            check_levels(asked.levels)
+    if not (wanted or args.ensemble):
+        raise UsageError("neither --levels nor --ensemble was given", hint="For example --levels 8,2 --levels 4,2")
     search = SearchOptions(
         text=args.search_text,
         tokens=args.search_tokens or preset.search_tokens,
@@ -106,7 +126,7 @@ def run(given: Sequence[str]) -> None:
         exhaustive=args.exhaustive,
     )
     progress = Progress()
-    found = compare(levels, args.ensemble, quantize, search, options, progress)
+    found = compare(wanted, args.ensemble, quantize, search, options, progress)
     record = json.dumps(found.as_json(), indent=1, allow_nan=False)
     write_atomically(args.out / JSON_NAME, record.encode() + b"\n")
     write_atomically(args.out / PAGE_NAME, page(found).encode())

@@ -1,11 +1,13 @@
 """Everything that a comparison tells, and its form in compare.json."""
 
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from statistics import fmean
 from typing import Final
 
 from flexquant.engine.manifest import Text
 from flexquant.ensemble_builder.compare.against_ladder import Beside, finding, worst
+from flexquant.ensemble_builder.compare.equal_footprint import beside_each_other
 from flexquant.ensemble_builder.compare.exhaustive import Exhaustive
 from flexquant.ensemble_builder.compare.ladder import Rung
 from flexquant.ensemble_builder.compare.pruned import PrunedAt
@@ -159,7 +161,15 @@ class Comparison:
             },
             "completion_choice_questions": self.questions,
             "ensembles": [compared.as_json() for compared in self.compared],
+            "between": self.between(),
         }
+
+    def between(self) -> list[str]:
+        """Return in plain words which of each two ensembles is better where their footprints overlap."""
+        return [
+            beside_each_other(one.name, one.own.curves[0], other.name, other.own.curves[0])
+            for one, other in combinations(self.compared, 2)
+        ]
 
     def as_table(self) -> str:
         """Return the areas as a table for a person, and the findings."""
@@ -169,6 +179,8 @@ class Comparison:
             lines.append(f"{compared.name:<18}  {compared.own.area:>13.6f}  {cells[0]:>24}  {cells[1]:>24}".rstrip())
         for compared in self.compared:
             lines += ["", compared.name, *(f"  {sentence}" for sentence in compared.findings())]
+        if len(self.compared) > 1:
+            lines += ["", "ensembles beside each other", *(f"  {sentence}" for sentence in self.between())]
         return "\n".join(lines)
 
 

@@ -26,7 +26,7 @@ from flexquant.ensemble_builder.report.collect import Options as Orders
 from flexquant.ensemble_builder.report.collect import baselines, check_unseen, recorded_sensitivities
 from flexquant.ensemble_builder.report.contents import Cost, Measured, Report
 from flexquant.ensemble_builder.report.findings import methods_of
-from flexquant.ensemble_builder.report.ladder import GROUP_SIZE
+from flexquant.ensemble_builder.report.ladder import group_size_of
 from flexquant.ensemble_builder.report.measure import Curve, measure_routes, positions_near, states_to_measure
 from flexquant.ensemble_builder.report.orders import (
     BASELINES,
@@ -35,6 +35,7 @@ from flexquant.ensemble_builder.report.orders import (
     own_route,
     route_along,
     units_between,
+    whole_model_route,
 )
 from flexquant.ensemble_builder.report.scorer import Scorer
 from flexquant.ensemble_builder.report.sizes import Granularity, ladder_of, storage_of
@@ -89,7 +90,7 @@ def compare_ensemble(
     started = time.monotonic()
     options, ensemble = measuring.options, Ensemble.open(folder)
     manifest = ensemble.manifest
-    method = f"nested {manifest.method}" if manifest.nested else manifest.method
+    method = f"nested {manifest.method}" if manifest.nested and manifest.method == "exl2" else manifest.method
     name = f"{method} {'-'.join(level.name for level in manifest.levels)}"
     check_unseen(manifest, options.text, measuring.unseen.text.sha256)
     own = own_route(manifest)
@@ -107,6 +108,9 @@ def compare_ensemble(
     every = [own, greedy]
     if exhaustive is not None:
         every.append(route_along(EXHAUSTIVE, units, exhaustive.order, manifest.fixed_bytes))
+    whole = whole_model_route(manifest, units)
+    if whole is not None:
+        every.append(whole)
     scorer = Scorer(ensemble, measuring.unseen, options.checkpoint)
     key = fingerprint(manifest.files, manifest.modules, measuring.unseen, "unquantized")
     with Scores(measured / "unseen.jsonl", key) as scores:
@@ -130,7 +134,6 @@ def compare_ensemble(
     within = [rung for rung in rungs if manifest.levels[-1].bits <= rung.bits <= manifest.levels[0].bits]
     files = [ladder[rung.bits] for rung in within]
     ladder_bytes = sum(alone for alone, _ in files) + files[0][1] if files else None
-    group_size = GROUP_SIZE if manifest.quantization is None else manifest.quantization.group_size
     count, window = measuring.unseen.tokens.shape
     report = Report(
         manifest=manifest,
@@ -147,7 +150,7 @@ def compare_ensemble(
         ),
         methods=tuple(methods_of(curves, options.between)),
         granularity=Granularity.of(own.footprints),
-        ladder=ladder_of(manifest, ensemble.config, group_size, storage.shared_bytes),
+        ladder=ladder_of(manifest, ensemble.config, group_size_of(manifest), storage.shared_bytes),
         storage=storage,
         search=Cost(manifest.search.evaluations, recorded_minutes(read_built(folder))),
     )
@@ -159,7 +162,7 @@ def compare_ensemble(
         without_exhaustive=without,
         beside=beside_ladder(
             [(point.position, point.footprint_bytes, point.perplexity) for point in curves[0].points],
-            [(rung.footprint_bytes, rung.quality.perplexity) for rung in within],
+            [(rung.footprint_bytes, rung.quality.perplexity) for rung in rungs],
         ),
         ladder_bytes=ladder_bytes,
         choices=choices,

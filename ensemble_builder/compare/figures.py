@@ -7,7 +7,8 @@ from flexquant.ensemble_builder.compare.contents import Compared, Comparison
 from flexquant.ensemble_builder.compare.ladder import Rung
 from flexquant.ensemble_builder.compare.search_tree import Node, Tree
 from flexquant.ensemble_builder.report.figures import kl_plot, method_line, perplexity_plot
-from flexquant.ensemble_builder.report.orders import EXHAUSTIVE, GREEDY, OWN
+from flexquant.ensemble_builder.report.findings import Method
+from flexquant.ensemble_builder.report.orders import EXHAUSTIVE, GREEDY, OWN, WHOLE
 from flexquant.ensemble_builder.report.svg_plot import Line, Plot, Points
 from flexquant.ensemble_builder.window_quality import WindowQuality
 
@@ -44,13 +45,24 @@ def accuracy_beside_ladder(compared: Compared, rungs: Sequence[Rung]) -> Plot:
 
 
 def all_ensembles(comparison: Comparison, figure: Callable[[WindowQuality], float], title: str, y_label: str) -> Plot:
-    """Return one line per ensemble, its own sequence, and one for the ladder."""
+    """Return one line per ensemble, its own sequence, and one for the ladder.
+
+    Beside these: Any-Precision's whole model at one width after the other, and ensembles pruned at the highest rate.
+    """
     lines = [
-        Line(compared.name, f"ensemble-{at % ENSEMBLE_STYLES}", _points(compared, figure))
+        Line(compared.name, f"ensemble-{at % ENSEMBLE_STYLES}", _points(compared.own, figure))
         for at, compared in enumerate(comparison.compared)
     ]
-    whole = tuple((rung.footprint_bytes / 1e6, figure(rung.quality)) for rung in comparison.rungs)
-    ladder = [Line(LADDER, "ladder", whole)] if whole else []
+    for compared in comparison.compared:
+        whole = compared.method(WHOLE)
+        if whole is not None:
+            lines.append(Line(f"{compared.name}, one width", WHOLE, _points(whole, figure)))
+        if len(compared.pruned) > 1:
+            last = compared.pruned[-1]
+            allowed = {found.footprint_bytes / 1e6: figure(found.quality) for found in last.allowed}
+            lines.append(Line(f"{compared.name}, {last.rate:.0%} pruned", "pruned", tuple(allowed.items())))
+    rungs = tuple((rung.footprint_bytes / 1e6, figure(rung.quality)) for rung in comparison.rungs)
+    ladder = [Line(LADDER, "ladder", rungs)] if rungs else []
     return Plot(title=title, x_label=X_LABEL, y_label=y_label, lines=(*ladder, *lines))
 
 
@@ -122,8 +134,8 @@ def _ladder_line(compared: Compared, rungs: Sequence[Rung], figure: Callable[[Wi
     return [Line(LADDER, "ladder", points)] if len(points) > 1 else []
 
 
-def _points(compared: Compared, figure: Callable[[WindowQuality], float]) -> Points:
-    return tuple((point.footprint_bytes / 1e6, figure(point.quality)) for point in compared.own.curves[0].points)
+def _points(method: Method, figure: Callable[[WindowQuality], float]) -> Points:
+    return tuple((point.footprint_bytes / 1e6, figure(point.quality)) for point in method.curves[0].points)
 
 
 def _nodes(nodes: Sequence[Node]) -> Points:

@@ -80,7 +80,10 @@ def _glance(comparison: Comparison) -> str:
 
 
 def _together(comparison: Comparison) -> list[str]:
-    caption = "Marks are measured models. The dotted line is the ladder of whole models, one every 0.25 bits."
+    caption = (
+        "Marks are measured models. The dotted line is the ladder of whole models, one every 0.25 bits (the paper's "
+        "Base-Ex). Dashed: Any-Precision with the whole model at one width (Base-AP), and pruned ensembles (PFQ-Ex)."
+    )
     plots = [
         all_ensembles(
             comparison,
@@ -104,6 +107,7 @@ def _together(comparison: Comparison) -> list[str]:
     return [
         "<h2>All ensembles beside whole models</h2>",
         *(figure(draw(plot), caption) for plot in plots),
+        bullets(comparison.between()) if len(comparison.compared) > 1 else "",
         figure(draw(choice_plot(comparison)), _choice_caption(comparison)),
     ]
 

@@ -35,7 +35,7 @@ from flexquant.ensemble_builder.texts import text_windows
 
 
 def compare(
-    levels: Sequence[tuple[float, ...]],
+    wanted: Sequence[QuantizeOptions],
     ready: Sequence[Path],
     quantize: QuantizeOptions,
     search: SearchOptions,
@@ -45,9 +45,9 @@ def compare(
     """Compare ensembles of one checkpoint.
 
     Args:
-        levels: Of the ensembles to build where they are missing, in `out/ensembles`.
+        wanted: The ensembles to build where they are missing, in `out/ensembles`.
         ready: Folders of ensembles that exist already.
-        quantize: How the ensembles and the ladder are made; its own levels are not used.
+        quantize: How the ladder is made; its own levels are not used.
         search: How the built ensembles are searched for.
         options: What to measure.
         progress: Is told what is being done.
@@ -63,9 +63,9 @@ def compare(
     choices = Choices.of(unseen, config.bos_id, options.seed)
     with alone(options.out, options.out / "lock", "compares"):
         folders = []
-        for asked in levels:
-            folder = options.out / "ensembles" / "-".join(map(level_name, asked))
-            build(checkpoint, folder, replace(quantize, levels=asked), search, progress)
+        for asked in wanted:
+            folder = options.out / "ensembles" / _folder_name(asked)
+            build(checkpoint, folder, asked, search, progress)
             folders.append(folder)
         folders += ready
         ensembles = [Ensemble.open(folder) for folder in folders]
@@ -78,7 +78,7 @@ def compare(
         minutes = make_ladder(checkpoint, widths, ladder, calibration, quantize.group_size, progress)
         rungs = _rungs(ladder, widths, unseen, choices, options, progress)
         sizes = {bits: rung_bytes(ladder, bits) for bits in widths}
-        searched = _search_windows(search, options, bool(levels), progress)
+        searched = _search_windows(search, options, bool(wanted), progress)
         measuring = Measuring(options, unseen, choices, searched, replace(search, evaluations=0))
         compared = [compare_ensemble(folder, measuring, rungs, sizes, progress) for folder in folders]
     return Comparison(
@@ -90,6 +90,11 @@ def compare(
         questions=len(choices.options),
         calibration=calibration.text,
     )
+
+
+def _folder_name(asked: QuantizeOptions) -> str:
+    kind = ["nested"] if asked.nested else [] if asked.method == "exl2" else [asked.method]
+    return "-".join([*kind, *map(level_name, asked.levels)])
 
 
 def _rungs(

@@ -8,7 +8,11 @@ from pathlib import Path
 
 from flexquant.engine.errors import FlexQuantError
 from flexquant.engine.hub_id import HubId
+from flexquant.engine.manifest import Method
 from flexquant.engine.model_config import ModelConfig
+from flexquant.ensemble_builder.any_precision.sizes import planes_and_tables
+from flexquant.ensemble_builder.any_precision.widths import widths_of
+from flexquant.ensemble_builder.options import GROUP_SIZE
 from flexquant.ensemble_builder.report.ladder import module_bytes
 
 
@@ -39,12 +43,14 @@ class Room:
         out: Its folder.
         levels: Bits of the levels that are made; none where the downloaded checkpoints are the levels themselves.
         group_size: Weights that share a scale.
+        method: How the levels are made.
         probe: Looks at a disk.
     """
 
     out: Path
     levels: Sequence[float] = ()
-    group_size: int = 32
+    group_size: int = GROUP_SIZE
+    method: Method = "exl2"
     probe: Probe = disk_of
 
     def check(self, source: HubId, config: ModelConfig, cache: Path, *, missing: int, whole: int) -> None:
@@ -63,7 +69,7 @@ class Room:
         disk, other = self.probe(cache), self.probe(self.out)
         together = disk.device == other.device
         if self.levels:
-            built = max(0, ensemble_bytes(config, self.levels, self.group_size) - _bytes_in(self.out))
+            built = max(0, ensemble_bytes(config, self.levels, self.group_size, self.method) - _bytes_in(self.out))
         else:
             built = 0 if together else max(0, whole - _bytes_in(self.out))  # hard links on the same disk
         if together:
@@ -73,9 +79,11 @@ class Room:
             _check(source, self.out, other, 0, built)
 
 
-def ensemble_bytes(config: ModelConfig, levels: Sequence[float], group_size: int) -> int:
+def ensemble_bytes(config: ModelConfig, levels: Sequence[float], group_size: int, method: Method = "exl2") -> int:
     """About how many bytes the files of an ensemble take: its levels, and the embedding that they share."""
     embedding = 2 * config.vocab_size * config.hidden_size
+    if method == "any-precision":
+        return embedding + sum(planes_and_tables(shape, widths_of(shape, levels))[0] for shape in config.linears())
     return embedding + sum(module_bytes(config, level, group_size) for level in levels)
 
 

@@ -15,7 +15,7 @@ from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.report.built import recorded_minutes
 from flexquant.ensemble_builder.report.contents import Cost, Measured, Report
 from flexquant.ensemble_builder.report.findings import methods_of
-from flexquant.ensemble_builder.report.ladder import GROUP_SIZE
+from flexquant.ensemble_builder.report.ladder import group_size_of
 from flexquant.ensemble_builder.report.measure import measure_routes, states_to_measure
 from flexquant.ensemble_builder.report.orders import (
     BACK,
@@ -29,6 +29,7 @@ from flexquant.ensemble_builder.report.orders import (
     random_orders,
     route_along,
     units_between,
+    whole_model_route,
 )
 from flexquant.ensemble_builder.report.scorer import Scorer
 from flexquant.ensemble_builder.report.sizes import Granularity, ladder_of, storage_of
@@ -96,7 +97,8 @@ def report_on(ensemble: Ensemble, built: Mapping[str, object], options: Options,
         source = "report text" if costs is None else "build"
         if costs is None:
             costs = measured_sensitivities(units, scorer, progress)
-    routes = [own, *baselines(units, manifest.fixed_bytes, costs, options)]
+    whole = whole_model_route(manifest, units)
+    routes = [own, *baselines(units, manifest.fixed_bytes, costs, options), *([] if whole is None else [whole])]
     with progress.stage("measuring orders", len(states_to_measure(routes, options.between))) as stage:
 
         def advancing(state: Assignment) -> WindowQuality:
@@ -105,7 +107,6 @@ def report_on(ensemble: Ensemble, built: Mapping[str, object], options: Options,
             return found
 
         curves = measure_routes(routes, options.between, advancing)
-    group_size = GROUP_SIZE if manifest.quantization is None else manifest.quantization.group_size
     storage = storage_of(ensemble.folder, manifest)
     count, window = windows.tokens.shape
     return Report(
@@ -123,7 +124,7 @@ def report_on(ensemble: Ensemble, built: Mapping[str, object], options: Options,
         ),
         methods=tuple(methods_of(curves, options.between)),
         granularity=Granularity.of(own.footprints),
-        ladder=ladder_of(manifest, config, group_size, storage.shared_bytes),
+        ladder=ladder_of(manifest, config, group_size_of(manifest), storage.shared_bytes),
         storage=storage,
         search=Cost(manifest.search.evaluations, recorded_minutes(built)),
     )

@@ -7,7 +7,7 @@ from typing import Final
 
 from flexquant.ensemble_builder.bootstrap import Interval, mean_interval, ratio_interval
 from flexquant.ensemble_builder.report.measure import Curve, spread_footprints
-from flexquant.ensemble_builder.report.orders import NAMES, OWN
+from flexquant.ensemble_builder.report.orders import NAMES, OWN, WHOLE
 
 PRACTICALLY_EQUAL: Final = 0.01
 """Relative difference of areas up to which two orders are called practically equal."""
@@ -120,7 +120,18 @@ def _verdict(own: Method, other: Method) -> str:
     inner = range(1, len(own.footprints) - 1)
     better = sum(other.kl[at] < own.kl[at] for at in inner)
     where = f"; it has the lower KL at {better} of {len(inner)} footprints compared" if inner else ""
-    return f"{_capital(other.label)} has {said}{where}.{_chance(other, own)}"
+    return f"{_capital(other.label)} has {said}{where}.{_chance(other, own)}{_in_steps(own, other)}"
+
+
+def _in_steps(own: Method, other: Method) -> str:
+    """What the whole model at one width costs where no width fits exactly; nothing of other orders."""
+    if other.name != WHOLE:
+        return ""
+    widths = len(other.curves[0].points)
+    return (
+        f" That takes its {widths} measured widths as mixed in between, as only a sequence can; where the next smaller "
+        f"one is taken instead, its area is {other.curves[0].stepped_area / own.area:.2f}x the sequence's."
+    )
 
 
 def _chance(other: Method, own: Method) -> str:

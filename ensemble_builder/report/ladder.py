@@ -5,15 +5,21 @@ No such model is made or measured. Sizes are those that the builder's own alloca
 
 from typing import Final
 
+from flexquant.engine.manifest import Manifest
 from flexquant.engine.model_config import LinearShape, ModelConfig
 from flexquant.ensemble_builder.bit_allocation import Sections, allocate
 from flexquant.ensemble_builder.exl2_pack import COLUMN_MULTIPLE, groups_of
 from flexquant.ensemble_builder.levels import NARROWEST, WIDEST
+from flexquant.ensemble_builder.options import GROUP_SIZE
 from flexquant.ensemble_builder.slices import Columns
 
 STEP_BITS: Final = 0.25
-GROUP_SIZE: Final = 32
-"""Weights per scale where nothing says what the levels have."""
+
+
+def group_size_of(manifest: Manifest) -> int:
+    """Return the weights per scale that whole models beside an ensemble have: its own ones, if it says them."""
+    made = manifest.quantization
+    return GROUP_SIZE if made is None or made.group_size is None else made.group_size
 
 
 def rungs(low: float, up: float) -> list[float]:

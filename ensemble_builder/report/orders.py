@@ -16,6 +16,7 @@ EXHAUSTIVE: Final = "exhaustive"
 RANDOM: Final = "random"
 FRONT: Final = "front-to-back"
 BACK: Final = "back-to-front"
+WHOLE: Final = "whole-model"
 NAMES: Final = {
     OWN: "the ensemble's sequence",
     GREEDY: "greedy by sensitivity",
@@ -23,6 +24,7 @@ NAMES: Final = {
     RANDOM: "random",
     FRONT: "front to back",
     BACK: "back to front",
+    WHOLE: "the whole model at one width",
 }
 """Methods by the name that the command line and report.json know, and their names for people."""
 BASELINES: Final = (GREEDY, RANDOM, FRONT, BACK)
@@ -101,6 +103,36 @@ def route_along(method: str, units: Sequence[Unit], order: Order, fixed_bytes: i
     """
     states = tuple(states_along(units, order))
     return Route(method, draw, states, tuple(fixed_bytes + footprint(units, state) for state in states))
+
+
+def whole_model_route(manifest: Manifest, units: Sequence[Unit]) -> Route | None:
+    """Return the whole model at one width after the other: how Any-Precision LLM is used (the paper's Base-AP).
+
+    A module that a level has nothing of has its next smaller variant.
+
+    Args:
+        manifest: The ensemble's.
+        units: See `units_between`.
+
+    Returns:
+        None for another method, whose levels are whole models in stores of their own; and for two levels, which are the
+        two ends of every order.
+    """
+    if manifest.method != "any-precision":
+        return None
+    rank = {level.name: at for at, level in enumerate(manifest.levels)}
+    states = []
+    for at in range(len(manifest.levels)):
+        states.append(
+            tuple(
+                sum(rank[variant.level] < at for variant in module.variants[: unit.steps])
+                for module, unit in zip(manifest.modules, units, strict=True)
+            )
+        )
+    distinct = tuple(dict.fromkeys(states))
+    if len(distinct) < 3:
+        return None
+    return Route(WHOLE, None, distinct, tuple(manifest.fixed_bytes + footprint(units, state) for state in distinct))
 
 
 def front_to_back(units: Sequence[Unit]) -> Order:

@@ -9,13 +9,13 @@ STYLE: Final = """
   color-scheme: light dark;
   --paper: #ffffff; --ink: #1b1f24; --soft: #59636e; --rule: #d8dde3; --grid: #e9ecf0;
   --sequence: #0067a8; --greedy: #b84a00; --random: #6a6a6a; --front-to-back: #00785a; --back-to-front: #a3417b;
-  --exhaustive: #7a5c00; --ladder: #1b1f24;
+  --exhaustive: #7a5c00; --ladder: #1b1f24; --whole-model: #5b3fa8;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #14171b; --ink: #e6e9ed; --soft: #9aa5b1; --rule: #3a424c; --grid: #262c33;
     --sequence: #56b4e9; --greedy: #f08c3a; --random: #b3b3b3; --front-to-back: #2fc79b; --back-to-front: #e08fbf;
-    --exhaustive: #e3c54a; --ladder: #e6e9ed;
+    --exhaustive: #e3c54a; --ladder: #e6e9ed; --whole-model: #b3a1f0;
   }
 }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
@@ -53,6 +53,8 @@ svg .front-to-back { --colour: var(--front-to-back); }
 svg .back-to-front { --colour: var(--back-to-front); }
 svg .exhaustive { --colour: var(--exhaustive); }
 svg .ladder { --colour: var(--ladder); }
+svg .whole-model { --colour: var(--whole-model); }
+svg .pruned { --colour: var(--back-to-front); }
 svg .ensemble-0 { --colour: var(--sequence); }
 svg .ensemble-1 { --colour: var(--greedy); }
 svg .ensemble-2 { --colour: var(--exhaustive); }
@@ -60,6 +62,7 @@ svg .ensemble-3 { --colour: var(--front-to-back); }
 svg .ensemble-4 { --colour: var(--back-to-front); }
 svg .ensemble-5 { --colour: var(--random); }
 svg .ladder.line { stroke-dasharray: 1 3; }
+svg .whole-model.line, svg .pruned.line { stroke-dasharray: 7 4; }
 svg .branch { stroke: var(--soft); stroke-width: 0.7; stroke-opacity: 0.6; }
 svg .twig { fill: var(--soft); }
 """

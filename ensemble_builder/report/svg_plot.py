@@ -201,6 +201,10 @@ def _mark(style: str, x: float, y: float) -> str:
             corners = [(-0.5, -1.3), (0.5, -1.3), (0.5, 1.3), (-0.5, 1.3)]
         case "ladder":
             corners = [(-1.3, -0.4), (1.3, -0.4), (1.3, 0.4), (-1.3, 0.4)]
+        case "whole-model":
+            corners = [(-1.3, -1.3), (1.3, -1.3), (0, 0), (1.3, 1.3), (-1.3, 1.3), (0, 0)]
+        case "pruned":
+            corners = [(-1.3, -0.5), (0, -1.3), (1.3, -0.5), (0.8, 1.2), (-0.8, 1.2)]
         case _:
             return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{MARK}" />'
     points = " ".join(f"{x + MARK * right:.1f},{y + MARK * down:.1f}" for right, down in corners)

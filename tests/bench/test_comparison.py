@@ -11,6 +11,7 @@ from bench.comparison import main
 def record() -> dict[str, object]:
     over = {"greedy": {"ratio": 0.9876, "interval": [0.98, 0.99]}}
     one = {
+        "name": "exl2 8.0-2.5",
         "levels": [{"bits": 8.0}, {"bits": 2.5}],
         "measured": {"text": {"name": "c.txt"}, "windows": 12, "window_tokens": 1024},
         "methods": [{"area_under_kl": 0.0462}],
@@ -35,7 +36,9 @@ def record() -> dict[str, object]:
         ],
         "findings": ["The search beats greedy by sensitivity."],
     }
-    return {"model": "docs-llama", "ensembles": [one]}
+    said = ["Greedy by sensitivity has the same area.", "The whole model at one width has 3 % more area."]
+    other = one | {"name": "any-precision 8.0-2.5", "pruned": [], "findings": said}
+    return {"model": "docs-llama", "ensembles": [one, other], "between": ["one beside the other"]}
 
 
 def test_figures_are_those_of_the_record_and_a_run_replaces_its_block(tmp_path: Path) -> None:
@@ -52,6 +55,9 @@ def test_figures_are_those_of_the_record_and_a_run_replaces_its_block(tmp_path: 
     assert "342 evaluations, 8.7 min" in said
     assert "| 12 of 114 | 10.0% | 45 | 3.000 to 6.000 MB | 0.0123 (0.0111) |" in said
     assert "- 8, 2.5: The search beats greedy by sensitivity." in said
+    assert "| any-precision 8, 2.5 | 0.0462 |" in said
+    assert "- any-precision 8, 2.5: The whole model at one width has 3 % more area." in said
+    assert "- one beside the other" in said
 
 
 def test_blocks_may_have_other_names(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from flexquant.engine.native import library
 from flexquant.engine.native.compute import NativeCompute
 from flexquant.engine.native.library import NativeUnavailableError
 from flexquant.engine.torch_compute import TorchCompute
-from support.elastic_models import move
+from support.elastic_models import exl2_specs, move
 from support.ensembles import Shape, random_ensemble
 from support.native_layers import KERNELS, needs_native
 from support.torch_calls import appended
@@ -146,7 +146,7 @@ def test_all_give_nearly_the_same_logits(name: str, ensemble: Ensemble) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_layer_takes_whole_cache_lines_and_little_more_than_its_payload(name: str, ensemble: Ensemble) -> None:
     compute = choose_compute(name, threads=1)
-    for specs in ensemble.specs.values():
+    for specs in exl2_specs(ensemble).values():
         for spec in specs:
             size = compute.size_bytes(spec)
             assert size % 64 == 0

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from flexquant.engine.exl2 import dequantize as module
 from flexquant.engine.exl2.dequantize import Exl2Matrix, dequantize, linear, scratch_bytes, tile_columns, unpack_codes
 from flexquant.engine.exl2.groups import runs
+from flexquant.engine.torch_scratch import Scratch
 from support.exl2_fixtures import WHOLE_WORDS, WIDTHS, Exl2Layer, layers, pack_codes, random_layer
 
 PRESCALES = [1.0, 0.0625, 0.1, 1.7]
@@ -145,7 +146,7 @@ def test_slices_of_different_variants_make_a_layer(data: st.DataObject) -> None:
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SCRATCH_BYTES", 1 << 20)
-    monkeypatch.setattr(module, "_scratch", module._Scratch())
+    monkeypatch.setattr(module, "scratch", Scratch())
 
 
 @pytest.mark.usefixtures("small_tiles")

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from flexquant.engine.disk_layout import layout, size_bytes
 from flexquant.engine.errors import CheckpointError
-from flexquant.engine.exl2.dequantize import linear
-from flexquant.engine.exl2.disk_layout import layout, matrix_from, size_bytes
+from flexquant.engine.exl2.dequantize import linear, matrix_from
 from flexquant.engine.exl2.spec import read_spec
 from flexquant.engine.model_config import EMBEDDING, FINAL_NORM, ModelConfig, read_model_config
 from flexquant.engine.tensor_index import TensorIndex, read_into

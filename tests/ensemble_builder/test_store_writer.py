@@ -14,7 +14,13 @@ from flexquant.engine.model_config import read_model_config
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.torch_tensors import read_tensor
 from flexquant.ensemble_builder.safetensors_file import write_safetensors
-from flexquant.ensemble_builder.store_writer import COMMON_NAME, common_tensors, share, write_store
+from flexquant.ensemble_builder.store_writer import (
+    COMMON_NAME,
+    common_tensors,
+    exl2_quantization,
+    share,
+    write_store,
+)
 from support.dense_checkpoint import TOKENIZER_FILES, dense_checkpoint
 
 CALIBRATION = Text(name="text.txt", sha256="0" * 64, tokens=1024)
@@ -35,8 +41,7 @@ def test_a_store_says_how_it_was_made_and_keeps_the_checkpoints_settings(checkpo
         checkpoint,
         common=common,
         quantized={name: index[name] for name in index.names()},
-        level=3.5,
-        calibration=CALIBRATION,
+        quantization=exl2_quantization(3.5, CALIBRATION),
     )
     settings = json.loads((store / "config.json").read_bytes())
     assert settings.pop("quantization_config") == {

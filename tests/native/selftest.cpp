@@ -10,6 +10,7 @@
 #include "selftest_check.h"
 #include "selftest_layer.h"
 #include "selftest_matrix.h"
+#include "selftest_planes.h"
 #include "selftest_pool.h"
 #include "selftest_products.h"
 #include "selftest_rows.h"
@@ -60,6 +61,7 @@ int main(int argc, char** argv) {
       check_matrices(*set);
       check_extremes(*set);
       check_residuals(*set);
+      check_planes(*set);
       check_tiny_activations(*set);
       check_rows(*set);
       check_attention(*set);

@@ -8,13 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from flexquant.engine.any_precision.spec import AnyPrecisionSpec
 from flexquant.engine.elastic_model import ElasticModel
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.exl2.dequantize import Exl2Matrix, dequantize
+from flexquant.engine.exl2.spec import Exl2Spec
 from flexquant.engine.generation import Generation
-from flexquant.engine.manifest import assignment
+from flexquant.engine.manifest import Module, assignment
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.torch_tensors import read_tensor
+from support.any_precision_layers import any_precision_weights
 from support.torch_calls import appended
 
 PROMPT = list(range(40, 60))
@@ -35,13 +38,16 @@ def move(model: ElasticModel, position: int) -> None:
 def offline(ensemble: Ensemble, module: str, variant: int) -> torch.Tensor:
     """Weights of a variant, read from the store that the manifest names, without arenas: whole layers, then cut.
 
-    Residuals are added to what lies below them, and the sum is rounded to half precision.
+    Residuals are added to what lies below them, and the sum is rounded to half precision; of Any-Precision the planes
+    of all levels are read.
     """
     described = next(found for found in ensemble.manifest.modules if found.name == module)
     level = described.variants[variant].level
     store = next(found.store for found in ensemble.manifest.levels if found.name == level)
     index = TensorIndex.open(ensemble.folder / store)
     spec = ensemble.specs[module][variant]
+    if isinstance(spec, AnyPrecisionSpec):
+        return _any_precision(ensemble, described, variant)
     tensors = {name.rsplit(".", 1)[1]: read_tensor(index, name) for name in described.variants[variant].tensors}
     matrix = Exl2Matrix(
         tensors["q_weight"],
@@ -55,6 +61,23 @@ def offline(ensemble: Ensemble, module: str, variant: int) -> torch.Tensor:
     first = described.columns[0] if described.columns else 0
     weights = dequantize(matrix)[:, first : first + spec.padded_out].contiguous()
     return (offline(ensemble, module, variant + 1).float() + weights).half() if spec.residual else weights
+
+
+def exl2_specs(ensemble: Ensemble) -> dict[str, list[Exl2Spec]]:
+    """The specs of an EXL2 ensemble."""
+    assert ensemble.manifest.method == "exl2"
+    return {key: [spec for spec in specs if isinstance(spec, Exl2Spec)] for key, specs in ensemble.specs.items()}
+
+
+def _any_precision(ensemble: Ensemble, module: Module, variant: int) -> torch.Tensor:
+    """fp16 [in_features, outputs], bit by bit as the format says it."""
+    stores = {level.name: level.store for level in ensemble.manifest.levels}
+    tensors: list[dict[str, npt.NDArray[np.generic]]] = []
+    for found in reversed(module.variants[variant:]):
+        index = TensorIndex.open(ensemble.folder / stores[found.level])
+        tensors.append({name.rsplit(".", 1)[1]: read_tensor(index, name).numpy() for name in found.tensors})
+    weights = any_precision_weights(tensors)[slice(*(module.columns or (None, None)))]
+    return torch.from_numpy(weights.T.copy())
 
 
 def digest(weights: npt.NDArray[np.float16]) -> str:

@@ -1,4 +1,4 @@
-"""Ensembles of random weights: EXL2 codes written straight to safetensors, with a manifest that fits.
+"""Ensembles of random weights: codes of either method written straight to safetensors, with a manifest that fits.
 
 python tests/support/ensembles.py OUT --megabytes 400
 """
@@ -24,6 +24,7 @@ from flexquant.engine.manifest import (
     FileRecord,
     Level,
     Manifest,
+    Method,
     Module,
     Move,
     Quality,
@@ -90,6 +91,7 @@ def random_ensemble(
     cuts: Mapping[str, Sequence[int]] = MappingProxyType({}),
     shared_orders: bool = False,
     nested: bool = False,
+    method: Method = "exl2",
     seed: int = 0,
 ) -> Path:
     """Write an ensemble of random weights.
@@ -103,10 +105,12 @@ def random_ensemble(
         cuts: By linear layer, the columns at which it is cut into slices.
         shared_orders: Layers with the same inputs take them in the same order, at every level, as in ensembles that
             our builder makes; otherwise every layer has an order of its own.
-        nested: Each level but the last has residuals to the next one, of as many bits as it has more.
+        nested: Each level but the last lies on the next one, and has as many bits as that lacks.
+        method: Any-Precision levels are nested always; what is said about orders is for EXL2.
         seed: Of the weights.
     """
     rng = np.random.default_rng(seed)
+    nested = nested or method == "any-precision"
     names = [f"{width:.1f}" for width in bits]
     stores = [folder / "levels" / name for name in names]
     common = _common(rng, shape)
@@ -122,17 +126,20 @@ def random_ensemble(
         store.mkdir(parents=True)
         quantized: Tensors = {}
         for key, (inputs, outputs) in shape.linears().items():
-            order = _order(key, inputs, seed) if shared_orders else rng.permutation(inputs)
-            tensors = _exl2(rng, key, order, outputs, width - under, share=2.0**-under)
-            if under:
-                del tensors[f"{key}.q_invperm"]
+            if method == "any-precision":
+                tensors = any_precision_tensors(rng, key, inputs, outputs, width, under)
+            else:
+                order = _order(key, inputs, seed) if shared_orders else rng.permutation(inputs)
+                tensors = _exl2(rng, key, order, outputs, width - under, share=2.0**-under)
+                if under:
+                    del tensors[f"{key}.q_invperm"]
             for columns in slices[key]:
                 size = _bytes(tensors, columns, outputs)
                 variants[_name(key, columns)].append(Variant(level=name, tensors=list(tensors), bytes=size))
             quantized |= tensors
         _write_safetensors(store / "quantized.safetensors", quantized)
         _write_safetensors(store / "common.safetensors", common)
-        _write_settings(store, shape)
+        _write_settings(store, shape, method)
     if nested:
         variants = {key: _stacked(of_module) for key, of_module in variants.items()}
     modules = [
@@ -153,7 +160,7 @@ def random_ensemble(
     manifest = Manifest(
         name=folder.name,
         architecture="llama",
-        method="exl2",
+        method=method,
         parameters=sum(inputs * outputs for inputs, outputs in shape.linears().values()),
         levels=[
             Level(name=name, bits=width, bits_per_weight=width, store=f"levels/{name}", on=lower if nested else None)
@@ -199,7 +206,9 @@ def _bytes(tensors: Tensors, columns: tuple[int, int] | None, outputs: int) -> i
     """Of a slice, codes and scales count for its columns, with the padding behind the last; all else counts whole."""
     total = 0
     for name, tensor in tensors.items():
-        if columns and name.endswith((".q_weight", ".q_scale")):
+        if columns and name.endswith((".planes", ".table")):
+            total += tensor.nbytes * (columns[1] - columns[0]) // outputs
+        elif columns and name.endswith((".q_weight", ".q_scale")):
             width = -(-columns[1] // 32) * 32 - columns[0]
             total += tensor.nbytes * width // (-(-outputs // 32) * 32)
         else:
@@ -265,6 +274,20 @@ def _exl2(
     }
 
 
+def any_precision_tensors(
+    rng: np.random.Generator, key: str, inputs: int, outputs: int, bits: int, below: int
+) -> Tensors:
+    """What a level of `bits` bits has of a layer of random codes, on one of `below` bits (0 for none)."""
+    planes = bits - below
+    table = np.sort(rng.standard_normal((outputs, 2**bits)), axis=1) / math.sqrt(inputs)
+    return {
+        f"{key}.planes": np.frombuffer(rng.bytes(planes * outputs * inputs // 8), np.int32).reshape(
+            planes, outputs, -1
+        ),
+        f"{key}.table": table.astype(np.float16),
+    }
+
+
 def _write_safetensors(path: Path, tensors: Mapping[str, NDArray[np.generic]]) -> None:
     header: dict[str, object] = {}
     offset = 0
@@ -279,8 +302,8 @@ def _write_safetensors(path: Path, tensors: Mapping[str, NDArray[np.generic]]) -
             stream.write(tensor.data)
 
 
-def _write_settings(store: Path, shape: Shape) -> None:
-    config = {
+def _write_settings(store: Path, shape: Shape, method: Method) -> None:
+    config: dict[str, object] = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_act": "silu",
@@ -297,6 +320,8 @@ def _write_settings(store: Path, shape: Shape) -> None:
         "bos_token_id": 0,
         "eos_token_id": 1,
     }
+    if method == "any-precision":
+        config["quantization_config"] = {"quant_method": "flexquant-any-precision"}
     (store / "config.json").write_text(json.dumps(config, indent=1))
     # Every byte is a token, so any text can be encoded and any answer decoded.
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

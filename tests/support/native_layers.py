@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from flexquant.engine.exl2.groups import runs
 from flexquant.engine.exl2.spec import Exl2Spec
 from flexquant.engine.memory.arena import Arena
 from flexquant.engine.native import library, structs
+from flexquant.engine.native.layouts import ArenaLayout
 from flexquant.engine.tensor_index import TensorEntry
 from flexquant.engine.torch_tensors import arena_tensor
 from support.checkpoints import DTYPES
@@ -99,6 +101,10 @@ class NativeLayer:
     def of(cls, layer: Exl2Layer) -> "NativeLayer":
         return cls(layer.tensors, layer.out_features)
 
+    @property
+    def words(self) -> int:
+        return self.layout.words
+
     def memory(self) -> Tensor:
         """A copy of the arena: the layer, and at least `_GUARD` bytes behind it."""
         return arena_tensor(self._arena).clone()
@@ -125,7 +131,21 @@ class NativeLayer:
         return self._staged.ctypes.data
 
 
-def multiply(parts: Sequence[NativeLayer], x: Tensor, *, exact: bool = False) -> Tensor:
+class NativePart(Protocol):
+    """A layer or a slice of one, ready to be multiplied with."""
+
+    matrix: structs.Matrix
+
+    @property
+    def layout(self) -> ArenaLayout: ...
+
+    @property
+    def words(self) -> int:
+        """32-bit words of a column, of everything that is multiplied with."""
+        ...
+
+
+def multiply(parts: Sequence[NativePart], x: Tensor, *, exact: bool = False) -> Tensor:
     """x f32 [rows, K] times the layer whose slices these are: f32 [rows, outputs of all]."""
     native = library.load()
     rows, x = len(x), x.contiguous()
@@ -138,8 +158,8 @@ def multiply(parts: Sequence[NativeLayer], x: Tensor, *, exact: bool = False) ->
         part.matrix, part.first_block = layer.matrix, blocks
         part.inputs = forms.setdefault(layer.layout.rounding, len(forms))
         blocks += layer.layout.blocks
-    outputs = sum(layer.spec.out_features for layer in parts)
-    words = max(layer.layout.words for layer in parts)
+    outputs = sum(layer.layout.spec.out_features for layer in parts)
+    words = max(layer.words for layer in parts)
     linear = structs.Linear(ctypes.addressof(described), len(parts), blocks, outputs, words)
     scratch = torch.full((needed + _GUARD,), 0xA5, dtype=torch.uint8)
     out = torch.full((rows * outputs + _GUARD,), 1234.0)

@@ -122,27 +122,40 @@ struct UnitWalk {
   }
 };
 
+// Round the 32 values of a unit and put them where the unit of row `r` lies.
+FQ_INLINE void round_unit(const Floats values[2], int unit, int r, const Inputs& out) {
+  const int block = r / kRowBlock, in_block = r % kRowBlock, block_rows = rows_of_block(out, block);
+  const float largest = max_of(maximum(absolute(values[0]), absolute(values[1])));
+  // Values so small that 127 / largest would be infinite count as zeros.
+  const bool zeros = largest <= 1e-36f;
+  const float scale = zeros ? 0.0f : largest / 127.0f;
+  const Floats factor = splat_float(zeros ? 0.0f : 127.0f / largest);
+  const int64_t place =
+      static_cast<int64_t>(block) * kRowBlock * out.units + static_cast<int64_t>(unit) * block_rows + in_block;
+  const Ints low = round_to_int(mul(values[0], factor)), high = round_to_int(mul(values[1], factor));
+  store_bytes(out.codes + place * kUnitRows, low);
+  store_bytes(out.codes + place * kUnitRows + kLanes, high);
+  out.scales[place] = scale;
+  out.sums[place] = -sum_of(add_ints(low, high));
+}
+
 // Round units [first, last) of one row for the matrix `m`: codes = round(x / scale), scale = max|x| / 127 of the unit.
 static void round_units(const Matrix& m, const float* row, int r, int first, int last, const Inputs& out) {
-  const int block = r / kRowBlock, in_block = r % kRowBlock, block_rows = rows_of_block(out, block);
+  if (m.bits) {  // inputs in the model's order, and no groups
+    for (int unit = first; unit < last; ++unit) {
+      const float* at = row + static_cast<int64_t>(unit) * kUnitRows;
+      const Floats values[2] = {load(at), load(at + kLanes)};
+      round_unit(values, unit, r, out);
+    }
+    return;
+  }
   UnitWalk walk{m};
   walk.skip(first);
   for (int unit = first; unit < last; ++unit) {
     Floats values[2];
     gather_unit(row, m.perm + walk.row, walk.rows(), values);
     walk.next();
-    const float largest = max_of(maximum(absolute(values[0]), absolute(values[1])));
-    // Values so small that 127 / largest would be infinite count as zeros.
-    const bool zeros = largest <= 1e-36f;
-    const float scale = zeros ? 0.0f : largest / 127.0f;
-    const Floats factor = splat_float(zeros ? 0.0f : 127.0f / largest);
-    const int64_t place =
-        static_cast<int64_t>(block) * kRowBlock * out.units + static_cast<int64_t>(unit) * block_rows + in_block;
-    const Ints low = round_to_int(mul(values[0], factor)), high = round_to_int(mul(values[1], factor));
-    store_bytes(out.codes + place * kUnitRows, low);
-    store_bytes(out.codes + place * kUnitRows + kLanes, high);
-    out.scales[place] = scale;
-    out.sums[place] = -sum_of(add_ints(low, high));
+    round_unit(values, unit, r, out);
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include "decoder_layer.h"
 #include "kernels.h"
+#include "planes.h"
 #include "scales.h"
 #include "thread_pool.h"
 
@@ -16,7 +17,7 @@ namespace fq {
 
 namespace {
 
-constexpr int kAbiVersion = 4;
+constexpr int kAbiVersion = 5;
 
 // Best first.
 const Kernels* const kSets[] = {
@@ -133,7 +134,16 @@ FQ_API int fq_invert_permutation(const int32_t* source, int n, int32_t* target) 
   return 0;
 }
 
-// Blocks [first, last) of 16 columns, without residuals, as out [in][stride]; type 0 fp32, 1 fp16, 2 bf16.
+// Columns of a plane, see `place_plane`.
+FQ_API void fq_place_plane(const uint32_t* source, int in, int64_t first, int count, int zeros, uint64_t* plane) {
+  place_plane(source, in, first, count, zeros, plane);
+}
+
+FQ_API void fq_table_scales(const uint16_t* tables, int64_t columns, int entries, float* scales) {
+  table_scales(tables, columns, entries, scales);
+}
+
+// Blocks [first, last) of 16 columns, of EXL2 without residuals, as out [in][stride]; type 0 fp32, 1 fp16, 2 bf16.
 FQ_API void fq_dequantize(const Matrix* m, int first, int last, int type, uint8_t* out, int64_t stride) {
   const int item = type == 0 ? 4 : 2;
   for_each(last - first, [&](int i) {

@@ -54,20 +54,24 @@ FQ_INLINE void store_bfloat(uint16_t* p, Floats a) {
   for (int i = 0; i < kLanes; ++i) p[i] = static_cast<uint16_t>((bits[i] + 0x7fffu + ((bits[i] >> 16) & 1u)) >> 16);
 }
 
+// 16 weights at item `place` of a tile.
+FQ_INLINE void store_tile(void* out, int64_t place, const uint16_t halves[kLanes], int type) {
+  if (type == kTileHalf) {
+    __builtin_memcpy(static_cast<uint16_t*>(out) + place, halves, sizeof(uint16_t) * kLanes);
+  } else if (type == kTileBfloat) {
+    store_bfloat(static_cast<uint16_t*>(out) + place, load_half(halves));
+  } else {
+    store(static_cast<float*>(out) + place, load_half(halves));
+  }
+}
+
 // Weights of 16 columns, without residuals: out [in][stride], rows in packed order, each rounded once to fp16 as exllamav2 does.
 static void dequantize_block(const Matrix& m, int block, int type, void* out, int64_t stride) {
   for_each_unit(m, block, [&](int row, int rows, int, int bits, const Ints codes[8], Floats scale) {
     for (int i = 0; i < rows; ++i) {
       alignas(64) uint16_t halves[kLanes];
       store_half_part(halves, mul(signed_code(codes, i, bits), scale), kLanes);
-      const int64_t place = (row + i) * stride;
-      if (type == kTileHalf) {
-        __builtin_memcpy(static_cast<uint16_t*>(out) + place, halves, sizeof halves);
-      } else if (type == kTileBfloat) {
-        store_bfloat(static_cast<uint16_t*>(out) + place, load_half(halves));
-      } else {
-        store(static_cast<float*>(out) + place, load_half(halves));
-      }
+      store_tile(out, (row + i) * stride, halves, type);
     }
   });
 }

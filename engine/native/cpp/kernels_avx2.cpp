@@ -1,7 +1,7 @@
 // AVX2 with FMA and F16C: Intel from Haswell on, AMD from Zen on.
 #define FQ_ISA avx2
-#include "simd_avx2.h"
-// clang-format off: the simd header comes first
+#include "bytes_avx2.h"
+// clang-format off: the headers of the instruction set come first
 #include "kernels_body.h"
 
 namespace fq {

@@ -1,7 +1,7 @@
 // AVX-512 with VNNI: Intel from Ice Lake and Cascade Lake on, AMD from Zen 4 on.
 #define FQ_ISA avx512
-#include "simd_avx512.h"
-// clang-format off: the simd header comes first
+#include "bytes_avx512.h"
+// clang-format off: the headers of the instruction set come first
 #include "kernels_body.h"
 
 namespace fq {

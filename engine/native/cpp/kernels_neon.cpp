@@ -1,7 +1,7 @@
 // NEON with dot products: Apple's M1 and later, ARM's Cortex-A76 and Neoverse N1 and later.
 #define FQ_ISA neon
-#include "simd_neon.h"
-// clang-format off: the simd header comes first
+#include "bytes_neon.h"
+// clang-format off: the headers of the instruction set come first
 #include "kernels_body.h"
 
 #if defined(__linux__)

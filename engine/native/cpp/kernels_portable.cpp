@@ -1,7 +1,7 @@
 // Plain C++, for every machine.
 #define FQ_ISA portable
-#include "simd_portable.h"
-// clang-format off: the simd header comes first
+#include "bytes_portable.h"
+// clang-format off: the headers of the instruction set come first
 #include "kernels_body.h"
 
 namespace fq {

@@ -25,6 +25,9 @@ struct Run {
 // A quantized matrix [in, out], a whole layer or a slice of its columns, in its arena layout
 // (engine/exl2/blocked_layout.py). Residuals to be added to it are a matrix of the same size with groups of the same
 // rows: they take the same rounded inputs, and have neither a permutation nor a bias.
+//
+// An Any-Precision matrix (planes.h) has planes for codes, a scale for each column's table, and no permutation; its
+// units are 32 inputs each. `residual` is what the next wider level has: further planes, and tables for all of them.
 struct Matrix {
   const uint8_t* codes;    // per run [blocks][words of the run][16] 32-bit words: planes of 4, 2 and 1 bits (unpack.h)
   const uint8_t* scales;   // [blocks][groups][8]: 16 four-bit indices into the group's table
@@ -40,7 +43,7 @@ struct Matrix {
   int32_t words;   // per column
   int32_t groups;
   int32_t units;
-  int32_t reserved;
+  int32_t bits;  // 0, but of an Any-Precision matrix those of a code
 };
 
 static inline int words_of(const Run& run) { return run.groups * (run.rows_per_group * run.bits / 32); }

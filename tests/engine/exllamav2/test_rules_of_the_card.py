@@ -14,7 +14,7 @@ from flexquant.engine.exllamav2.card import Span
 from flexquant.engine.exllamav2.form import Form
 from flexquant.engine.exllamav2.handles import Handles, Placed
 from flexquant.engine.segment import Segment
-from support.elastic_models import PROMPT, carry_out, digests, generate, move
+from support.elastic_models import PROMPT, carry_out, digests, exl2_specs, generate, move
 from support.ensembles import random_ensemble
 from support.fake_card import FakeCard, FakeKernels, FakeMemory, FakeSetUp, RuleBrokenError
 
@@ -31,7 +31,12 @@ def test_no_room_for_the_start_position(ensemble: Ensemble) -> None:
 
 
 @pytest.mark.parametrize(
-    ("made", "what"), [({"cuts": {"lm_head": [64]}}, r"slices \(--max-step\)"), ({"nested": True}, r"\(--nested\)")]
+    ("made", "what"),
+    [
+        ({"cuts": {"lm_head": [64]}}, r"slices \(--max-step\)"),
+        ({"nested": True}, r"\(--nested\)"),
+        ({"method": "any-precision"}, "any-precision"),
+    ],
 )
 def test_what_the_kernels_cannot_do_is_refused(folder: Path, made: dict[str, Any], what: str) -> None:
     ensemble = Ensemble.open(random_ensemble(folder, **made))
@@ -113,7 +118,7 @@ def test_only_the_blocks_of_a_step_are_made_anew(model: ElasticModel, fakes: Fak
 
 def _placed(ensemble: Ensemble, card: FakeCard) -> dict[str, Placed]:
     found = {}
-    for key, specs in ensemble.specs.items():
+    for key, specs in exl2_specs(ensemble).items():
         form = Form(specs[0])
         found[key] = Placed(form, card_bytes(card, form), 0)
     return found
@@ -147,7 +152,7 @@ def test_the_fake_notices(ensemble: Ensemble, model: ElasticModel, fakes: FakeSe
     handles = model._decoder._handles  # type: ignore[attr-defined]
     with pytest.raises(RuleBrokenError, match="under a block"):
         kernels.free_matrix(handles.matrix("model.layers.0.self_attn.q_proj"))
-    form = Form(ensemble.specs["model.layers.0.mlp.up_proj"][0])
+    form = Form(exl2_specs(ensemble)["model.layers.0.mlp.up_proj"][0])
     spoilt = card_bytes(fakes.card, form)
     matrix = kernels.make_matrix(form, spoilt, 0)
     once = kernels.reconstruct(matrix)

@@ -24,6 +24,7 @@ from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.torch_compute import TorchCompute
 from flexquant.engine.torch_tensors import read_tensor
 from support.checkpoints import write_safetensors
+from support.elastic_models import exl2_specs
 from support.ensembles import Shape, file_records, random_ensemble
 from support.native_layers import KERNELS, each_kernels, needs_native, using
 from support.torch_calls import appended
@@ -170,7 +171,7 @@ def test_shared_orders_and_biases_are_close_to_the_reference(kernels: str, kind:
     if kind != "q, k, v alike":
         with_attention_biases(folder)
     ensemble = Ensemble.open(folder)
-    orders = {ensemble.specs[f"model.layers.1.self_attn.{name}_proj"][1].order for name in "qkv"}
+    orders = {exl2_specs(ensemble)[f"model.layers.1.self_attn.{name}_proj"][1].order for name in "qkv"}
     assert len(orders) == (3 if kind == "biases" else 1)
     with using():
         check_against_torch(ensemble, NativeCompute(kernels, 2))

@@ -74,6 +74,15 @@ def test_the_same_order_is_called_that() -> None:
     assert "is the same order as the ensemble's sequence: the search wins nothing over it" in sentence
 
 
+def test_what_the_whole_model_at_one_width_costs_in_steps_is_said() -> None:
+    """0.1 below the middle, and 0.02 above it: 0.06 in the mean, where the sequence has 0.035."""
+    [sentence] = verdicts(methods_of([curve("sequence", 0.02), curve("whole-model", 0.02)], 1))
+    assert sentence.startswith("The whole model at one width has the same area under KL")
+    assert "where the next smaller one is taken instead, its area is 1.71x the sequence's." in sentence
+    [other] = verdicts(methods_of([curve("sequence", 0.02), curve("greedy", 0.03)], 1))
+    assert "next smaller" not in other
+
+
 def test_no_comparison_with_an_area_that_is_not_above_zero() -> None:
     [sentence] = verdicts(methods_of([curve("sequence", -0.06), curve("greedy", 0.01)], 1))
     assert sentence.startswith("Greedy by sensitivity: not compared")

@@ -75,3 +75,11 @@ def test_areas_by_window_have_the_area_as_their_mean() -> None:
     few, many = curve.window_areas
     assert many == pytest.approx(3 * few)
     assert curve.area == pytest.approx((few + many) / 2)
+
+
+def test_a_stepped_area_takes_the_next_smaller_position() -> None:
+    curve = measure_routes(ROUTES[:1], 5, lambda state: figures(1.0, 1.0 * sum(state)))[0]
+    sizes = curve.route.footprints
+    by_hand = [float(sum(sizes[at] > allowed for at in range(7))) for allowed in range(sizes[-1], sizes[0])]
+    assert curve.stepped_area == pytest.approx(sum(by_hand) / len(by_hand))
+    assert curve.stepped_area > curve.area

@@ -16,6 +16,7 @@ from flexquant.ensemble_builder.report.orders import (
     random_orders,
     route_along,
     units_between,
+    whole_model_route,
 )
 from flexquant.ensemble_builder.sequence import Order, Unit, best, smallest
 from support.ensembles import Shape, random_ensemble
@@ -57,6 +58,25 @@ def test_the_own_route_of_a_manifest_with_three_levels(tmp_path: Path) -> None:
     assert own.footprints == tuple(manifest.sequences["default"].footprint_bytes)
     units = units_between(manifest, own.states[-1])
     assert route_along("front-to-back", units, front_to_back(units), manifest.fixed_bytes).states == own.states
+
+
+def test_the_whole_model_goes_from_level_to_level(tmp_path: Path) -> None:
+    """A module that the best level has nothing of has its next smaller variant there; ends are the sequence's."""
+    manifest = read_manifest(random_ensemble(tmp_path / "made", Shape(layers=1), bits=(8, 4, 3)))
+    own = own_route(manifest)
+    units = units_between(manifest, own.states[-1])
+    assert whole_model_route(manifest, units) is None  # levels of EXL2 are whole models in stores of their own
+    first, *others = manifest.modules
+    modules = [first.model_copy(update={"variants": first.variants[1:]}), *others]
+    planes = manifest.model_copy(update={"method": "any-precision", "modules": modules})
+    units = [Unit(units[0].name, units[0].sizes[1:]), *units[1:]]
+    whole = whole_model_route(planes, units)
+    assert whole is not None
+    rest = len(others)
+    assert whole.states == ((0,) * (1 + rest), (0, *(1,) * rest), (1, *(2,) * rest))
+    assert whole.footprints[-1] == own.footprints[-1]
+    assert whole_model_route(planes, [Unit(unit.name, unit.sizes[:2]) for unit in units]) is not None
+    assert whole_model_route(planes, [Unit(unit.name, unit.sizes[:1]) for unit in units]) is None
 
 
 def test_other_orders_end_where_the_sequence_ends(tmp_path: Path) -> None:

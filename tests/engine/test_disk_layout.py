@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexquant.engine.exl2.dequantize import dequantize, linear
-from flexquant.engine.exl2.disk_layout import ALIGNMENT, layout, matrix_from, size_bytes
+from flexquant.engine.disk_layout import ALIGNMENT, layout, size_bytes
+from flexquant.engine.exl2.dequantize import dequantize, linear, matrix_from
 from flexquant.engine.exl2.spec import Exl2Spec, read_spec
 from flexquant.engine.tensor_index import TensorIndex, read_into
 from support.exl2_fixtures import Exl2Layer, layers, random_layer
