@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flexquant.engine.config_fields import read_object
 from flexquant.engine.errors import CheckpointError
@@ -10,9 +11,11 @@ from flexquant.engine.exl2.spec import Exl2Spec, is_quantized, read_spec
 from flexquant.engine.manifest import Level, Manifest, Module, Variant
 from flexquant.engine.model_config import EMBEDDING, RESIDUAL_METHOD, LinearShape, ModelConfig, read_model_config
 from flexquant.engine.tensor_index import TensorIndex
-from flexquant.engine.weights import Exl2Weights
-from flexquant.ensemble_builder.bounded_weights import KEPT_BYTES, BoundedWeights
 from flexquant.ensemble_builder.slices import Columns, largest_step, slices_within
+
+if TYPE_CHECKING:
+    from flexquant.engine.weights import Exl2Weights
+    from flexquant.ensemble_builder.bounded_weights import BoundedWeights
 
 LEVELS_FOLDER = "levels"
 
@@ -37,12 +40,17 @@ class Store:
     specs: dict[str, Exl2Spec]
     below: "Store | None" = None
 
-    def weights(self, kept_bytes: int = KEPT_BYTES) -> BoundedWeights:
+    def weights(self, kept_bytes: int | None = None) -> "BoundedWeights":
         """Return the weights for running the whole store or parts of it; see `BoundedWeights`."""
-        return BoundedWeights(self.opened, kept_bytes)
+        # Imported late, as below: torch comes with it, and sizes are computed without.
+        from flexquant.ensemble_builder.bounded_weights import KEPT_BYTES, BoundedWeights
 
-    def opened(self) -> Exl2Weights:
+        return BoundedWeights(self.opened, KEPT_BYTES if kept_bytes is None else kept_bytes)
+
+    def opened(self) -> "Exl2Weights":
         """Return the weights, of which nothing has been read yet."""
+        from flexquant.engine.weights import Exl2Weights
+
         absent = {shape.key for shape in self.config.linears()} - self.specs.keys()
         return Exl2Weights(self.index, self.config, absent, None if self.below is None else self.below.opened())
 

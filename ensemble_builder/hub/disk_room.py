@@ -9,7 +9,7 @@ from pathlib import Path
 from flexquant.engine.errors import FlexQuantError
 from flexquant.engine.hub_id import HubId
 from flexquant.engine.model_config import ModelConfig
-from flexquant.ensemble_builder.report.ladder import module_bytes
+from flexquant.ensemble_builder.planned_ensemble import stored_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Room:
         disk, other = self.probe(cache), self.probe(self.out)
         together = disk.device == other.device
         if self.levels:
-            built = max(0, ensemble_bytes(config, self.levels, self.group_size) - _bytes_in(self.out))
+            built = max(0, stored_bytes(config, self.levels, self.group_size) - _bytes_in(self.out))
         else:
             built = 0 if together else max(0, whole - _bytes_in(self.out))  # hard links on the same disk
         if together:
@@ -71,12 +71,6 @@ class Room:
         else:
             _check(source, cache, disk, missing, 0)
             _check(source, self.out, other, 0, built)
-
-
-def ensemble_bytes(config: ModelConfig, levels: Sequence[float], group_size: int) -> int:
-    """About how many bytes the files of an ensemble take: its levels, and the embedding that they share."""
-    embedding = 2 * config.vocab_size * config.hidden_size
-    return embedding + sum(module_bytes(config, level, group_size) for level in levels)
 
 
 def _check(source: HubId, folder: Path, disk: Disk, download: int, ensemble: int) -> None:

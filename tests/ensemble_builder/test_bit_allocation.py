@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from flexquant.engine.model_config import LinearShape
 from flexquant.ensemble_builder.bit_allocation import allocate, head_bits, neighbours
-from flexquant.ensemble_builder.exl2_pack import WIDTHS
+from flexquant.ensemble_builder.row_groups import WIDTHS
 from support.tiny_model import tiny_config
 
 LINEARS = tiny_config(hidden_size=256, intermediate_size=640, heads=8, head_dim=32, layers=4).linears()
