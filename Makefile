@@ -36,8 +36,9 @@ test-slow: $(DEVELOPMENT)  ## run the tests that take minutes
 	$(VENV)/bin/pytest -m slow $(ARGS)
 
 # Warnings are other people's here.
-test-e2e: $(DEVELOPMENT) $(CLIENTS) $(NODE_CLIENT)  ## run other people's clients against the daemon; needs Node 20 and npm
+test-e2e: $(DEVELOPMENT) $(CLIENTS) $(NODE_CLIENT)  ## run other people's clients and the terminal tools against the daemon; needs Node 20, npm and tmux
 	$(E2E_VENV)/bin/python -m pytest -m clients -W ignore tests/e2e/clients $(ARGS)
+	$(VENV)/bin/pytest -m terminal tests/e2e/terminal $(ARGS)
 
 check: $(DEVELOPMENT)  ## formatting, lint and types
 	$(VENV)/bin/ruff format --check .

@@ -68,7 +68,7 @@ def test_history_is_in_the_state_folder_and_its_owner_s_alone(tmp_path: Path) ->
 
 LAZY = """
 import sys
-import flexquant.clients.top.command, flexquant.clients.chat.command, flexquant.server.http_server
+import flexquant.clients.top.command, flexquant.clients.chat.command
 loaded = {"rich", "prompt_toolkit"} & {name.partition(".")[0] for name in sys.modules}
 assert not loaded, loaded
 import flexquant.clients.top.screen, flexquant.clients.chat.prompt
@@ -76,6 +76,6 @@ assert {"rich", "prompt_toolkit"} <= set(sys.modules)
 """
 
 
-def test_what_draws_is_imported_only_where_something_is_drawn_and_never_by_the_daemon() -> None:
+def test_what_draws_is_imported_only_where_something_is_drawn() -> None:
     ended = subprocess.run([sys.executable, "-c", LAZY], capture_output=True, text=True, env=clean_environment())
     assert ended.returncode == 0, ended.stderr

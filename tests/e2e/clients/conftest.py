@@ -6,20 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from support.asked_for import unread_unless
 from support.keyed_daemon import KeyedDaemon, keyed_daemon
-
-
-class _NotAskedFor(pytest.Module):
-    """A file of tests that is left unread."""
-
-    def collect(self) -> list[pytest.Item]:
-        pytest.skip("needs other people's clients: `make test-e2e` runs it", allow_module_level=True)
 
 
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
     """Skip what was not asked for by its mark. Once it was, a client that is missing is an error."""
-    if parent.config.getoption("markexpr") != "clients":
-        return _NotAskedFor.from_parent(parent, path=module_path)
+    unread = unread_unless("clients", "other people's clients", module_path, parent)
+    if unread is not None:
+        return unread
     # Before any client is imported: no test asks a hub. Other tests do, of a hub of their own.
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", LITELLM_LOCAL_MODEL_COST_MAP="True")
     return None
