@@ -7,6 +7,7 @@ from torch import Tensor
 from flexquant.engine.model_config import HEAD, ModelConfig
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.weights import DenseWeights
+from flexquant.ensemble_builder.shared_inputs import input_of
 from flexquant.ensemble_builder.store_writer import float16
 
 PANEL: Final = 1024

@@ -136,9 +136,7 @@ def _sequence(modules: Sequence[Module], fixed_bytes: int) -> TransitionSequence
     transitions, footprints = [], [fixed_bytes + sum(module.variants[0].bytes for module in modules)]
     for module in modules:
         for start, (high, low) in enumerate(pairwise(module.variants)):
-            transitions.append(
-                Transition(moves=[Move(module=module.name, from_variant=start, to_variant=start + 1)])
-            )
+            transitions.append(Transition(moves=[Move(module=module.name, from_variant=start, to_variant=start + 1)]))
             footprints.append(footprints[-1] - high.bytes + low.bytes)
     return TransitionSequence.model_construct(
         unit="projection", transitions=transitions, footprint_bytes=footprints, quality=[]

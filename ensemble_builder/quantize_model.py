@@ -22,13 +22,13 @@ from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.weights import DenseWeights
 from flexquant.ensemble_builder.bit_allocation import allocate_levels
 from flexquant.ensemble_builder.evaluation import run_layer
-from flexquant.ensemble_builder.row_groups import ROW_MULTIPLE
 from flexquant.ensemble_builder.file_hashes import checkpoint_sha256
 from flexquant.ensemble_builder.layer_inputs import ObservedWeights
 from flexquant.ensemble_builder.levels import level_name
 from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.quantization_work import QuantizationWork
 from flexquant.ensemble_builder.quantize_layer import Plan, quantize_layer
+from flexquant.ensemble_builder.row_groups import ROW_MULTIPLE
 from flexquant.ensemble_builder.store_writer import COMMON_NAME, common_tensors, write_store
 from flexquant.ensemble_builder.stores import LEVELS_FOLDER
 from flexquant.ensemble_builder.workplace import WORK_NAME

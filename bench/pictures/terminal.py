@@ -45,7 +45,11 @@ def main() -> int:
 def _top(folder: Path) -> str:
     with Hog(limit=MACHINE) as hog:
         flags = [*RESERVES, f"--simulated-memory={MACHINE}", f"--simulated-pids={hog.pid}", "--context=512"]
-        with running_daemon(folder, *flags) as daemon, _talking(daemon), terminal(folder, columns=COLUMNS, rows=ROWS) as window:
+        with (
+            running_daemon(folder, *flags) as daemon,
+            _talking(daemon),
+            terminal(folder, columns=COLUMNS, rows=ROWS) as window,
+        ):
             window.run(sys.executable, "-m", "flexquant.clients.top", "--url", daemon.url, "--interval", "0.25")
             window.until("q quit")
             time.sleep(CALM_S)

@@ -5,11 +5,11 @@ No such model is made or measured. Sizes are those that the builder's own alloca
 
 from typing import Final
 
+from flexquant.engine.exl2.spec import COLUMN_MULTIPLE
 from flexquant.engine.model_config import LinearShape, ModelConfig
 from flexquant.ensemble_builder.bit_allocation import Sections, allocate
-from flexquant.engine.exl2.spec import COLUMN_MULTIPLE
-from flexquant.ensemble_builder.row_groups import groups_of
 from flexquant.ensemble_builder.levels import NARROWEST, WIDEST
+from flexquant.ensemble_builder.row_groups import groups_of
 
 STEP_BITS: Final = 0.25
 GROUP_SIZE: Final = 32

@@ -1,4 +1,4 @@
-"""`flexquant-doctor`: what this machine supports, and what it lacks; `--dump FILE` saves what a running daemon has recorded."""
+"""`flexquant-doctor`: what this machine has, and what it lacks; `--dump FILE` saves what a daemon has recorded."""
 
 import argparse
 import json

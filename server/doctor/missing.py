@@ -41,7 +41,9 @@ def _lacks(facts: Facts, platform: str) -> Iterator[tuple[str, str]]:
         yield "control groups", "a limit of a container or a service is not seen: give --memory-budget there"
     compute = facts["compute"]
     if compute["kernels"] == TORCH:
-        how = "install FlexQuant again" if facts["system"]["compiler"] else "install g++ or clang++, then FlexQuant again"
+        how = (
+            "install FlexQuant again" if facts["system"]["compiler"] else "install g++ or clang++, then FlexQuant again"
+        )
         yield "native kernels", f"tokens take many times longer: {how}"
     elif compute["kernels"] in _SLOWER:
         yield _SLOWER[compute["kernels"]]

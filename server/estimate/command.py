@@ -35,8 +35,8 @@ examples:
   flexquant-estimate models/my-llama --levels 8,4 --max-step 8M
   flexquant-estimate org/name --json
 
-MODEL is an ensemble's folder, a checkpoint's folder or its config.json, or org/name[@revision] on the hub, of which only
-the config is downloaded. Whether it fits is judged as flexquant-serve would start, by FLEXQUANT_* variables too.
+MODEL is an ensemble's folder, a checkpoint's folder or its config.json, or org/name[@revision] on the hub, of which
+only the config is downloaded. Whether it fits is judged as flexquant-serve would start, by FLEXQUANT_* variables too.
 """
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from flexquant.ensemble_builder import gptq
 from flexquant.ensemble_builder.exl2_pack import QuantizedLinear
-from flexquant.ensemble_builder.row_groups import WIDTHS
 from flexquant.ensemble_builder.gptq import curvature, quantize_linear
+from flexquant.ensemble_builder.row_groups import WIDTHS
 from flexquant.ensemble_builder.scale_search import dequantize_codes, round_to_codes, scale_table, search_scales
 
 

@@ -1,5 +1,6 @@
 """What an ensemble would take, computed from the config, is what it takes once it is built."""
 
+import itertools
 import subprocess
 import sys
 
@@ -96,11 +97,11 @@ def test_plans_hold_together(
         head_dim=hidden,
         attention_bias=bias,
     )
-    nested = nested and all(high - low >= 2 for high, low in zip(levels, levels[1:], strict=False))
+    nested = nested and all(high - low >= 2 for high, low in itertools.pairwise(levels))
     found = planned_ensemble(config, levels, group_size=group_size, max_step=max_step, nested=nested)
     footprints = found.sequence().footprint_bytes
     assert len(footprints) == len(found.sequence().transitions) + 1
-    assert all(high > low for high, low in zip(footprints, footprints[1:], strict=False))
+    assert all(high > low for high, low in itertools.pairwise(footprints))
     for module in found.manifest.modules:
         assert sum(spec.payload for spec in found.specs[module.name][-1:]) == module.variants[-1].bytes
     if max_step is None:

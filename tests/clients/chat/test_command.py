@@ -23,7 +23,9 @@ def _answers(request: httpx.Request) -> httpx.Response:
     if request.url.path == "/v1/chat/completions":
         body = {"error": {"message": "none", "type": "t", "param": None, "code": "no_chat_template"}}
         return httpx.Response(400, json=body)
-    return httpx.Response(200, text='data: {"choices": [{"text": " a list", "finish_reason": "stop"}]}\n\ndata: [DONE]\n')
+    return httpx.Response(
+        200, text='data: {"choices": [{"text": " a list", "finish_reason": "stop"}]}\n\ndata: [DONE]\n'
+    )
 
 
 def test_what_is_piped_in_is_one_message_and_stdout_is_its_answer_alone(

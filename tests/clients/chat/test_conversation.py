@@ -18,9 +18,7 @@ def test_what_is_sent() -> None:
         {"role": "user", "content": "Why?"},
     ]
     assert chat.prompt() == "Be brief.\nHelloHi\nWhy?"
-    assert chat.as_text() == (
-        "## system\n\nBe brief.\n\n## user\n\nHello\n\n## assistant\n\nHi\n\n## user\n\nWhy?\n"
-    )
+    assert chat.as_text() == ("## system\n\nBe brief.\n\n## user\n\nHello\n\n## assistant\n\nHi\n\n## user\n\nWhy?\n")
 
 
 def test_a_message_without_an_answer_is_replaced_by_the_next() -> None:

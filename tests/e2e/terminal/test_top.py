@@ -39,7 +39,13 @@ def test_it_shows_a_move_and_quits_cleanly(daemon: RunningDaemon, window: Termin
     daemon.post("/v1/elastic/target", {"position": 0})
     screen = started(window, daemon.url)
     last = daemon.get("/v1/elastic").json()["max_position"]
-    for part in ("docs-llama at http://", f"position   0 of {last} (pinned to 0)", "perplexity", "tokens/s", "pressure"):
+    for part in (
+        "docs-llama at http://",
+        f"position   0 of {last} (pinned to 0)",
+        "perplexity",
+        "tokens/s",
+        "pressure",
+    ):
         assert part in screen
     assert len(screen.splitlines()) == 24
     daemon.post("/v1/elastic/target", {"position": last})

@@ -69,9 +69,7 @@ def test_what_does_not_fit_says_what_is_missing(
 
 
 def test_the_daemon_would_start_where_the_estimate_says() -> None:
-    demand = Demand(
-        weights=[20 * MIB, 10 * MIB], working=MIB, kv_page=1 << 16, page_tokens=64, context=512
-    )
+    demand = Demand(weights=[20 * MIB, 10 * MIB], working=MIB, kv_page=1 << 16, page_tokens=64, context=512)
     assert Fit.of(demand, Room(100 * MIB, 50 * MIB), 4) == Fit(True, 100 * MIB, 0, 512, None)
     assert Fit.of(demand, Room(20 * MIB, 15 * MIB), 4).position == 1
     short = Fit.of(demand, Room(5 * MIB, 0), 4)
