@@ -65,14 +65,23 @@ def show(state: Elastic, *, as_json: bool) -> None:
 
 def place_in_words(state: Elastic) -> str:
     """Position and what holds it there: "3 of 10 (pinned to 3 for 20 s), moving to 4, never beyond 8"."""
+    moving = f", moving to {state.target}" if state.target != state.position else ""
+    return f"{state.position} of {state.max_position} ({mode_in_words(state)}){moving}{limit_in_words(state)}"
+
+
+def mode_in_words(state: Elastic) -> str:
+    """What the position goes by: "pinned to 3 for 20 s"."""
     mode = state.mode if state.pinned_position is None else f"pinned to {state.pinned_position}"
     if state.ttl_seconds is not None:
         mode += f" for {state.ttl_seconds:.0f} s"
     if state.override is not None:
         mode += f", overridden: {state.override} memory"
-    moving = f", moving to {state.target}" if state.target != state.position else ""
-    limit = f", never beyond {state.worst_position}" if state.worst_position != state.max_position else ""
-    return f"{state.position} of {state.max_position} ({mode}){moving}{limit}"
+    return mode
+
+
+def limit_in_words(state: Elastic) -> str:
+    """How far it may go: ", never beyond 8"; empty if that is all the way."""
+    return f", never beyond {state.worst_position}" if state.worst_position != state.max_position else ""
 
 
 def _for_people(state: Elastic) -> str:

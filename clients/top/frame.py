@@ -5,7 +5,7 @@ from typing import Final
 
 from rich.text import Text
 
-from flexquant.clients.command import place_in_words
+from flexquant.clients.command import limit_in_words, mode_in_words
 from flexquant.clients.printable import one_line
 from flexquant.clients.sizes import format_size
 from flexquant.clients.top.glyphs import UNICODE, Glyphs
@@ -46,8 +46,9 @@ def frame(
         glyphs: What bars are made of.
         keys: Whether the last line says what keys do.
     """
-    footer = [_footer(view, asking, message)] if keys else []
-    lines = [_title(view, width, now), Text(_problem(view), style="bold red"), *_state(view, width, glyphs)]
+    footer = [_footer(view, asking)] if keys else []
+    told = Text(_problem(view), style="bold red") if view.problem is not None else Text(one_line(message), style="bold")
+    lines = [_title(view, width, now), told, *_state(view, width, glyphs)]
     if height >= TALL:
         lines += [Text(), *_history(view, width, glyphs)]
     room = height - len(lines) - len(footer) - 2
@@ -63,16 +64,14 @@ def frame(
 
 def _title(view: View, width: int, now: float) -> Text:
     time = clock(now)
-    text = Text("flexquant top", style="bold")
+    text = Text().append("flexquant top", style="bold")
     text.append(f"  {one_line(view.model)} at {one_line(view.url)}" if view.model else f"  {one_line(view.url)}")
     text.truncate(max(0, width - len(time) - 1), overflow="crop", pad=True)
     return text.append(f" {time}", style="dim")
 
 
 def _problem(view: View) -> str:
-    if view.problem is None:
-        return ""
-    return f"{one_line(view.problem)}; trying again" + (" (below: what was known)" if view.readings else "")
+    return f"{one_line(view.problem or '')}; trying again" + (" (below: what was known)" if view.readings else "")
 
 
 def _state(view: View, width: int, glyphs: Glyphs) -> Iterator[Text]:
@@ -81,7 +80,9 @@ def _state(view: View, width: int, glyphs: Glyphs) -> Iterator[Text]:
         return
     elastic = last.elastic
     quality = elastic.quality
-    yield _labelled("position", place_in_words(elastic), "bold")
+    moving = f", moving to {elastic.target}" if elastic.target != elastic.position else ""
+    yield _labelled("position", f"{elastic.position} of {elastic.max_position}{moving}", "bold")
+    yield _labelled("mode", f"{mode_in_words(elastic)}{limit_in_words(elastic)}")
     yield _labelled("quality", f"perplexity {quality.perplexity:.3f}, KL {quality.kl:.5f}")
     yield _footprint(elastic, width, glyphs)
     yield _memory(elastic)
@@ -93,7 +94,7 @@ def _state(view: View, width: int, glyphs: Glyphs) -> Iterator[Text]:
 
 
 def _labelled(label: str, text: str, style: str = "") -> Text:
-    return Text(f"{label:<{LABEL}}", style="dim").append(text, style=style or "not dim")
+    return Text().append(f"{label:<{LABEL}}", style="dim").append(text, style=style)
 
 
 def _footprint(elastic: Elastic, width: int, glyphs: Glyphs) -> Text:
@@ -109,7 +110,7 @@ def _footprint(elastic: Elastic, width: int, glyphs: Glyphs) -> Text:
 def _memory(elastic: Elastic) -> Text:
     available = "unknown" if elastic.available_bytes is None else format_size(elastic.available_bytes)
     line = _labelled("memory", f"{available} available, pressure ")
-    line.append(elastic.pressure, style=PRESSURE_STYLE.get(elastic.pressure, "not dim"))
+    line.append(elastic.pressure, style=PRESSURE_STYLE.get(elastic.pressure, ""))
     silent = [source.name for source in elastic.sources if source.error is not None]
     return line.append(f"; without an answer: {', '.join(silent)}" if silent else "")
 
@@ -122,20 +123,27 @@ def _history(view: View, width: int, glyphs: Glyphs) -> Iterator[Text]:
     footprints = [reading.elastic.footprint_bytes for reading in view.readings]
     rates = view.rates()
     fastest = max(rates, default=0.0)
-    yield _columns("footprint", footprints, width, low, up, "cyan", glyphs)
-    yield _columns(f"to {fastest:.1f}/s", rates, width, 0.0, fastest, "green", glyphs)
+    yield _columns("footprint", footprints, low, up, "cyan", width, glyphs)
+    yield _columns("tokens/s", rates, 0.0, fastest, "green", width, glyphs, f" at most {fastest:.1f}")
 
 
 def _columns(
-    label: str, values: Sequence[float], width: int, low: float, high: float, style: str, glyphs: Glyphs
+    label: str,
+    values: Sequence[float],
+    low: float,
+    high: float,
+    style: str,
+    width: int,
+    glyphs: Glyphs,
+    after: str = "",
 ) -> Text:
-    return _labelled(label[: LABEL - 1], glyphs.columns(values, max(0, width - LABEL), low, high), style)
+    cells = max(0, width - LABEL - len(after))
+    return _labelled(label, glyphs.columns(values, cells, low, high), style).append(after, style="dim")
 
 
-def _footer(view: View, asking: str | None, message: str) -> Text:
+def _footer(view: View, asking: str | None) -> Text:
     if asking is not None:
         last = view.last
         most = f"0 (best) to {last.elastic.max_position}" if last else "a number"
         return Text(f"pin to position: {asking}_   ({most}; Enter pins, Esc does not)", style="reverse")
-    line = Text(KEYS, style="dim")
-    return line.append(f"   {one_line(message)}", style="not dim bold") if message else line
+    return Text(KEYS, style="dim")

@@ -23,7 +23,7 @@ def _connect(url: str | None) -> Client:
 def test_once_is_the_picture_without_keys(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--once"], _connect) == 0
     out = capsys.readouterr().out
-    assert "position   3 of 10 (auto)" in out
+    assert "position   3 of 10\n" in out
     assert "q quit" not in out
     assert "\x1b" not in out
 

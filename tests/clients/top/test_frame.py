@@ -23,7 +23,8 @@ def test_everything_that_matters_is_there_on_a_small_screen() -> None:
     text = shown(view)
     for part in (
         "my-llama at http://here:8000",
-        "position   3 of 10 (auto)",
+        "position   3 of 10\n",
+        "mode       auto\n",
         "quality    perplexity 14.900, KL 0.01000",
         "footprint  700.0 MiB ",
         "400.0 MiB to 3.0 GiB",
@@ -64,7 +65,7 @@ def test_a_daemon_that_is_gone_is_told_and_what_was_known_stays() -> None:
 
 @pytest.mark.parametrize(("footprint", "filled"), [(400 << 20, 0), (3 << 30, 40), ((400 << 20) + (2672 << 19), 20)])
 def test_the_bar_is_the_share_of_the_range(footprint: int, filled: int) -> None:
-    text = shown(told.view(footprint_bytes=footprint), height=12)
+    text = shown(told.view(footprint_bytes=footprint), width=100, height=12)
     assert text.count(UNICODE.full) == filled
     assert text.count(UNICODE.empty) == 40 - filled
 

@@ -41,7 +41,8 @@ def test_it_shows_a_move_and_quits_cleanly(daemon: RunningDaemon, window: Termin
     last = daemon.get("/v1/elastic").json()["max_position"]
     for part in (
         "docs-llama at http://",
-        f"position   0 of {last} (pinned to 0)",
+        f"position   0 of {last}",
+        "mode       pinned to 0",
         "perplexity",
         "tokens/s",
         "pressure",
@@ -49,7 +50,7 @@ def test_it_shows_a_move_and_quits_cleanly(daemon: RunningDaemon, window: Termin
         assert part in screen
     assert len(screen.splitlines()) == 24
     daemon.post("/v1/elastic/target", {"position": last})
-    screen = window.until(f"position   {last} of {last} (pinned to {last})")
+    screen = window.until(f"position   {last} of {last}\nmode       pinned to {last}")
     low, _ = daemon.get("/v1/elastic").json()["footprint_range_bytes"]
     assert f"footprint  {low / 2**20:6.1f} MiB" in screen
     window.type("q")
@@ -61,7 +62,7 @@ def test_keys_pin_and_let_go(daemon: RunningDaemon, window: Terminal) -> None:
     window.type("p1x2")
     window.until("pin to position: 12_")
     window.press("BSpace", "Enter")
-    window.until("(pinned to 1)")
+    window.until("mode       pinned to 1")
     assert daemon.get("/v1/elastic").json()["pinned_position"] == 1
     window.type("p99999999")
     window.press("Enter")
@@ -70,7 +71,7 @@ def test_keys_pin_and_let_go(daemon: RunningDaemon, window: Terminal) -> None:
     window.press("Escape")
     window.until("q quit")
     window.type("a")
-    window.until("(auto)")
+    window.until("mode       auto")
     assert daemon.get("/v1/elastic").json()["mode"] == "auto"
 
 
@@ -118,7 +119,7 @@ def test_a_daemon_that_is_restarted_is_watched_again(window: Terminal, tmp_path:
         url = first.url
     window.until("no daemon answers")
     with running_daemon(folders[1], "--pin", "3", "--port", url.rsplit(":", 1)[1]):
-        screen = window.until("(pinned to 3)")
+        screen = window.until("mode       pinned to 3")
         assert "no daemon answers" not in screen
         window.type("q")
         window.until("ready$")
