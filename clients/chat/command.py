@@ -59,7 +59,7 @@ def _talk(client: Client, fields: dict[str, Any], system: str, *, history: bool)
     model = client.models()[0]
     prompt = Prompt(_history() if history else None)
     session = Session(client, Answering(client, fields, _note), Conversation(system), _write, _note)
-    _note(f"{one_line(model.id)} at {client.url}, {model.context_length} tokens of context; /help lists commands")
+    _note(f"{one_line(model.id)}, {model.context_length} tokens of context; /help lists commands")
     with signals_that_end():
         while True:
             try:

@@ -8,8 +8,8 @@ ENTER: Final = "\r"
 ESCAPE: Final = "\x1b"
 BACKSPACE: Final = ("\x7f", "\b")
 MOST_DIGITS: Final = 9
-_SEQUENCE: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|O.|[^\[O])")
-"""What arrow, function and Alt keys send."""
+_SEQUENCE: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|O.)")
+"""What arrow and function keys send."""
 
 
 @dataclass(frozen=True, slots=True)

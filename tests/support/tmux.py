@@ -10,7 +10,7 @@ from pathlib import Path
 
 from support.daemon import clean_environment
 
-SHELL_PROMPT = "ready$ "
+SHELL_PROMPT = "ready$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Terminal:
         """Give the window another size."""
         self._tmux("resize-window", "-t", "0", "-x", str(columns), "-y", str(rows))
 
-    def until(self, shown: str | Callable[[str], bool], seconds: float = 60.0) -> str:
+    def until(self, shown: str | Callable[[str], bool], seconds: float = 40.0) -> str:
         """Wait until the screen has this text, or is like that; return it."""
         deadline = time.monotonic() + seconds
         while True:
@@ -82,7 +82,7 @@ def terminal(
     socket = folder / "tmux"
     variables = clean_environment({"TERM": "xterm-256color", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"})
     variables = {name: value for name, value in variables.items() if name != "NO_COLOR"}
-    shell = ["env", f"PS1={SHELL_PROMPT}", *[f"{name}={value}" for name, value in (environment or {}).items()], "sh"]
+    shell = ["env", f"PS1={SHELL_PROMPT} ", *[f"{name}={value}" for name, value in (environment or {}).items()], "sh"]
     size = ["-x", str(columns), "-y", str(rows)]
     subprocess.run(
         ["tmux", "-S", str(socket), "-f", "/dev/null", "new-session", "-d", *size, "-c", str(folder), *shell],

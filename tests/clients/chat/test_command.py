@@ -71,7 +71,7 @@ def test_history_is_in_the_state_folder_and_its_owner_s_alone(tmp_path: Path) ->
 LAZY = """
 import sys
 import flexquant.clients.top.command, flexquant.clients.chat.command
-drawing = {"rich.live", "prompt_toolkit"}  # httpx imports other parts of rich, where it is, for a command of its own
+drawing = {"flexquant.clients.top.frame", "prompt_toolkit"}  # not rich: httpx imports it for a command of its own
 assert not drawing & set(sys.modules), drawing & set(sys.modules)
 import flexquant.clients.top.screen, flexquant.clients.chat.prompt
 assert drawing <= set(sys.modules)

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from flexquant.clients.top.controls import Action, Auto, Controls, Pin, Quit, keys_in
 
 
-def pressed(*texts: str) -> tuple[list[Action], Controls]:
-    """The actions that typing these asks for, one after the other."""
+def pressed(text: str) -> tuple[list[Action], Controls]:
+    """The actions that typing this asks for."""
     controls = Controls()
-    found = [controls.press(key) for text in texts for key in keys_in(text)]
+    found = [controls.press(key) for key in keys_in(text)]
     return [action for action in found if action is not None], controls
 
 
@@ -24,7 +24,7 @@ def test_keys_ask_for_what_they_should() -> None:
 def test_a_position_that_is_not_entered_is_not_asked_for() -> None:
     for typed in ("p12", "p12\x1b", "p\r", "p\x7f\r"):
         assert pressed(typed)[0] == []
-    assert pressed("p12\x1b", "q")[0] == [Quit()]
+    assert pressed("p12\x1bq")[0] == [Quit()]
 
 
 def test_while_a_position_is_typed_letters_mean_nothing() -> None:

@@ -21,7 +21,7 @@ def started(window: Terminal, daemon: RunningDaemon, *arguments: str) -> None:
     """Start it and wait for its first question."""
     window.enter("clear")
     window.run(*CHAT, "--url", daemon.url, *arguments)
-    window.until(lambda screen: "/help lists commands" in screen and "\n> " in screen)
+    window.until(lambda screen: "/help lists commands" in screen and screen.rstrip().endswith("\n>"))
 
 
 def test_a_chat_with_commands(daemon: RunningDaemon, window: Terminal, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from support.tmux import Terminal, terminal
 pytestmark = [pytest.mark.e2e, pytest.mark.terminal]
 
 TOP = (sys.executable, "-m", "flexquant.clients.top")
-COLOUR = re.compile(r"\x1b\[[\d;]*(?:3[0-9]|4[0-9]|9[0-7]|10[0-7])[\d;]*m")
+COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:[34][0-8]|9[0-7]|10[0-7])[;m]")
+"""39 and 49 are the terminal's own colours."""
 
 
 def started(window: Terminal, url: str) -> str:
@@ -52,7 +53,7 @@ def test_it_shows_a_move_and_quits_cleanly(daemon: RunningDaemon, window: Termin
     daemon.post("/v1/elastic/target", {"position": last})
     screen = window.until(f"position   {last} of {last}\nmode       pinned to {last}")
     low, _ = daemon.get("/v1/elastic").json()["footprint_range_bytes"]
-    assert f"footprint  {low / 2**20:6.1f} MiB" in screen
+    assert re.search(rf"\nfootprint +{low / 2**20:.1f} MiB ", screen)
     window.type("q")
     assert_restored(window, tmp_path, 0)
 
