@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,18 @@ def started(window: Terminal, daemon: RunningDaemon, *arguments: str) -> None:
     window.enter("clear")
     window.run(*CHAT, "--url", daemon.url, *arguments)
     window.until(lambda screen: "/help lists commands" in screen and screen.rstrip().endswith("\n>"))
+
+
+def running(daemon: RunningDaemon) -> float | None:
+    """Answers that are being computed."""
+    return scraped(daemon.get("/metrics").text).value("flexquant_requests_running")
+
+
+def wait_for_an_answer(daemon: RunningDaemon) -> None:
+    """Return once one is being computed."""
+    deadline = time.monotonic() + 40
+    while not running(daemon):
+        assert time.monotonic() < deadline, daemon.log()
 
 
 def test_a_chat_with_commands(daemon: RunningDaemon, window: Terminal, tmp_path: Path) -> None:
@@ -77,12 +90,11 @@ def test_history_is_kept_for_the_next_time_and_nobody_else_reads_it(
 def test_ctrl_c_stops_the_answer_and_keeps_the_chat(daemon: RunningDaemon, window: Terminal) -> None:
     started(window, daemon, "--temperature", "0")
     window.enter("List all functions")
-    window.until(lambda screen: len(screen.split("List all functions", 1)[-1].split()) > 5)
+    wait_for_an_answer(daemon)
     window.press("C-c")
     window.until("stopped; /retry answers anew")
     assert daemon.lines_with("finish=cancelled")
-    metrics = scraped(daemon.get("/metrics").text)
-    assert metrics.value("flexquant_requests_running") == 0
+    assert running(daemon) == 0
     window.enter("/stats")
     window.until("last answer: stopped")
     window.enter("/quit")
@@ -113,7 +125,7 @@ def test_sigterm_leaves_the_terminal_as_it_was(
     started(window, daemon, "--temperature", "0")
     if where == "answer":
         window.enter("List all functions")
-        window.until(lambda screen: len(screen.split("List all functions", 1)[-1].split()) > 5)
+        wait_for_an_answer(daemon)
     [process] = subprocess.check_output(["pgrep", "-f", f"clients.chat --url {daemon.url}"], text=True).split()
     subprocess.run(["kill", process], check=True)
     window.until(lambda screen: screen.rstrip().endswith("ready$"))
