@@ -81,7 +81,7 @@ def allocate(linears: Sequence[LinearShape], level: float, group_size: int) -> d
             sections[shape.key] = [(head_bits(level), rows)]
             continue
         missing += rows * shape.out_features * ((level - low) / (high - low) if high > low else 0)
-        wide = min(rows, round(missing / shape.out_features / group_size) * group_size)
+        wide = min(rows, max(0, round(missing / shape.out_features / group_size)) * group_size)
         missing -= wide * shape.out_features
         sections[shape.key] = [(bits, count) for bits, count in ((high, wide), (low, rows - wide)) if count]
     return sections
