@@ -3,9 +3,9 @@
 import io
 from typing import Final
 
+from rich.ansi import AnsiDecoder
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
-from rich.text import Text
 
 # rich's own format with whatever font the reader has, instead of one that is fetched from a server.
 _FORMAT: Final = """\
@@ -41,7 +41,7 @@ def svg_of(screen: str, columns: int, title: str) -> str:
         title: Of the window.
     """
     console = Console(width=columns, record=True, file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    for line in screen.rstrip("\n").split("\n"):
-        console.print(Text.from_ansi(line), no_wrap=True, overflow="crop", crop=True)
+    for line in AnsiDecoder().decode(screen.rstrip("\n")):  # a style goes on from line to line
+        console.print(line, no_wrap=True, overflow="crop", crop=True)
     # The id makes the same screen the same file.
     return console.export_svg(title=title, theme=MONOKAI, code_format=_FORMAT, unique_id="terminal")

@@ -24,9 +24,14 @@ ROWS: Final = 26
 MIB: Final = 1 << 20
 MACHINE: Final = 1 << 30
 RESERVES: Final = ("--reserve-critical=1MiB", "--reserve-low=2MiB", "--reserve-target=3MiB", "--reserve-high=4MiB")
-CALM_S: Final = 12.0
-"""Of history before the memory goes."""
-AFTERWARDS_S: Final = 8.0
+BEFOREHAND: Final = 700 * MIB
+"""That the other program has taken already."""
+QUICK, SLOW = 32 * MIB, MIB
+"""Bytes a second: while there is plenty, and when there is not."""
+PLENTY: Final = 24 * MIB
+LEFT: Final = 3 * MIB // 2
+"""What the other program would leave, if the model gave nothing back."""
+AFTERWARDS_S: Final = 3.0
 
 
 def main() -> int:
@@ -44,29 +49,33 @@ def main() -> int:
 
 def _top(folder: Path) -> str:
     with Hog(limit=MACHINE) as hog:
+        hog.take(BEFOREHAND, per_second=MACHINE)
         flags = [*RESERVES, f"--simulated-memory={MACHINE}", f"--simulated-pids={hog.pid}", "--context=512"]
         with (
             running_daemon(folder, *flags) as daemon,
             _talking(daemon),
             terminal(folder, columns=COLUMNS, rows=ROWS) as window,
+            Client(daemon.url) as client,
         ):
-            window.run(sys.executable, "-m", "flexquant.clients.top", "--url", daemon.url, "--interval", "0.25")
+            window.run(sys.executable, "-m", "flexquant.clients.top", "--url", daemon.url, "--interval", "0.5")
             window.until("q quit")
-            time.sleep(CALM_S)
-            with Client(daemon.url) as client:
-                available = client.elastic().available_bytes
-            assert available is not None, "the simulated machine has a size"
-            hog.take(available - MIB, per_second=MACHINE)
-            window.until("shrink")
+            hog.take(_available(client) - PLENTY, per_second=QUICK)
+            hog.take(_available(client) - LEFT, per_second=SLOW)
             time.sleep(AFTERWARDS_S)
             return window.screen(colours=True)
+
+
+def _available(client: Client) -> int:
+    found = client.elastic().available_bytes
+    assert found is not None, "the simulated machine has a size"
+    return found
 
 
 def _chat(folder: Path) -> str:
     with running_daemon(folder, "--pin", "0") as daemon, terminal(folder, columns=COLUMNS, rows=ROWS) as window:
         command = [sys.executable, "-m", "flexquant.clients.chat", "--url", daemon.url, "--no-history"]
         window.run("clear")
-        window.run(*command, "--max-tokens", "60", "--seed", "4", "--temperature", "0.7")
+        window.run(*command, "--max-tokens", "32", "--seed", "4", "--temperature", "0.7")
         window.until("/help lists")
         for line, then in (
             ("What does the function return?", "cut off"),

@@ -27,7 +27,7 @@ class Answered:
         finish_reason: Why it ended otherwise: "stop", "length", ...
         usage: What it took; None if it was stopped.
         first_s: Seconds until the first piece; None if there was none.
-        rest_s: Seconds from the first piece to the end.
+        all_s: Seconds until the end.
     """
 
     text: str
@@ -35,14 +35,12 @@ class Answered:
     finish_reason: str | None
     usage: Usage | None
     first_s: float | None
-    rest_s: float
+    all_s: float
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Speed of writing, without the wait for the first token; None if it cannot be told."""
-        if self.usage is None or self.usage.completion_tokens < 2 or self.rest_s <= 0:
-            return None
-        return (self.usage.completion_tokens - 1) / self.rest_s
+        """From the question to the end, so the prompt is included; None if it cannot be told."""
+        return self.usage.completion_tokens / self.all_s if self.usage is not None and self.all_s > 0 else None
 
 
 class Answering:
@@ -109,5 +107,5 @@ class Answering:
                     usage = piece.usage or usage
         except KeyboardInterrupt:
             stopped, usage = True, None
-        rest = 0.0 if first is None else self._clock() - first
-        return Answered(text, stopped, finish_reason, usage, None if first is None else first - began, rest)
+        ended = self._clock()
+        return Answered(text, stopped, finish_reason, usage, None if first is None else first - began, ended - began)

@@ -113,16 +113,18 @@ class Session:
         state = self._client.elastic()
         low, up = state.footprint_range_bytes
         place = (
-            f"position {place_in_words(state)}, {format_size(state.footprint_bytes)} of weights "
+            f"now: position {place_in_words(state)}, {format_size(state.footprint_bytes)} of weights "
             f"({format_size(low)} to {format_size(up)}), KL {state.quality.kl:.5f}"
         )
         last = self._last
         if last is None:
             return place
-        speed = "" if last.tokens_per_second is None else f", {last.tokens_per_second:.1f} tokens/s"
-        first = "" if last.first_s is None else f", first token after {last.first_s:.2f} s"
+        first = "" if last.first_s is None else f", first text after {last.first_s:.2f} s"
         if last.usage is None:
-            return f"last answer: stopped{first}\n{place}"
-        usage = last.usage
-        worst = f"positions {usage.position_start} to {usage.position_end}, worst {usage.position_worst}"
-        return f"last answer: {usage.completion_tokens} tokens{speed}{first}, {worst}\n{place}"
+            return f"last answer: stopped after {last.all_s:.2f} s{first}\n{place}"
+        usage, speed = last.usage, last.tokens_per_second
+        rate = "" if speed is None else f": {speed:.1f} tokens/s, prompt included"
+        return (
+            f"last answer: {usage.completion_tokens} tokens in {last.all_s:.2f} s{rate}{first}\n"
+            f"positions {usage.position_start} to {usage.position_end}, worst {usage.position_worst}\n{place}"
+        )

@@ -12,7 +12,7 @@ class Glyphs:
     Args:
         full: The filled part of a bar.
         empty: The rest of it.
-        heights: Of a column, from none to full.
+        heights: Of a column, from the lowest to the highest; even the lowest can be seen.
     """
 
     full: str
@@ -34,8 +34,8 @@ class Glyphs:
         )
 
 
-UNICODE: Final = Glyphs("█", "░", " ▁▂▃▄▅▆▇█")
-ASCII: Final = Glyphs("#", ".", " .:-=+*#")
+UNICODE: Final = Glyphs("█", "░", "▁▂▃▄▅▆▇█")
+ASCII: Final = Glyphs("#", ".", ".:-=+*#")
 
 
 def glyphs_for(encoding: str) -> Glyphs:

@@ -1,8 +1,7 @@
 """What `top` knows at a moment. Pure: readings and events come in, a frozen state comes out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Final, Self
 
 from flexquant.clients.load import Load
@@ -13,7 +12,9 @@ DECISIONS: Final = 50
 HISTORY: Final = 600
 """Readings that are remembered."""
 RATE_S: Final = 3.0
-"""Span over which tokens are counted."""
+"""Span over which tokens are counted for the present speed."""
+SHORT_RATE_S: Final = 1.0
+"""The same for the history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +58,7 @@ class View:
     @property
     def tokens_per_second(self) -> float | None:
         """Tokens generated a second over the last RATE_S; None before there are two readings."""
-        if len(self.readings) < 2:
-            return None
-        end = self.readings[-1]
-        start = next(found for found in self.readings if end.at - found.at <= RATE_S)
-        if start is end:  # the one before is older than that
-            start = self.readings[-2]
-        span = end.at - start.at
-        return (end.load.generated_tokens - start.load.generated_tokens) / span if span > 0 else None
+        return _rate(self.readings, len(self.readings) - 1, RATE_S)
 
     def read(self, reading: Reading, model: str) -> Self:
         """With a new reading. A daemon that counts from zero again is another one, whose history begins here."""
@@ -85,8 +79,20 @@ class View:
         return replace(self, problem=problem)
 
     def rates(self) -> list[float]:
-        """Tokens a second between each two neighbouring readings."""
-        return [
-            (new.load.generated_tokens - old.load.generated_tokens) / (new.at - old.at) if new.at > old.at else 0.0
-            for old, new in pairwise(self.readings)
-        ]
+        """Tokens a second at each reading but the first."""
+        found = (_rate(self.readings, at, SHORT_RATE_S) for at in range(1, len(self.readings)))
+        return [0.0 if rate is None else rate for rate in found]
+
+
+def _rate(readings: Sequence[Reading], at: int, span: float) -> float | None:
+    """Tokens a second over the last `span` seconds, or a little more, before a reading; None where nothing is known.
+
+    Events bring readings so near each other that tokens per time between them would say nothing.
+    """
+    if at < 1:
+        return None
+    end, start = readings[at], at - 1
+    while start > 0 and end.at - readings[start].at < span:
+        start -= 1
+    seconds = end.at - readings[start].at
+    return (end.load.generated_tokens - readings[start].load.generated_tokens) / seconds if seconds > 0 else None

@@ -126,7 +126,7 @@ def for_people(found: Estimate) -> str:
     if found.download_bytes is not None:
         disk += f", after a download of {format_size(found.download_bytes)}"
     if fit.fits:
-        start = f"position {fit.position} with {fit.context} tokens of context"
+        start = f"position {fit.position} with {fit.context:,} tokens of context"
         verdict = f"fits: {format_size(fit.available_bytes)} available, it would start at {start}"
     else:
         verdict = f"does not fit: {fit.why_not}"

@@ -129,10 +129,13 @@ def test_pin_auto_and_stats() -> None:
     assert [body for path, body in chat.asked] == [{"position": 3}, {"mode": "auto"}]
     assert chat.noted[0] == "position 3 of 10 (auto), 700.0 MiB"
     chat.session.take("/stats")
-    assert chat.noted[-1].startswith("position 3 of 10 (auto), 700.0 MiB of weights (400.0 MiB to 3.0 GiB)")
+    assert chat.noted[-1] == ("now: position 3 of 10 (auto), 700.0 MiB of weights (400.0 MiB to 3.0 GiB), KL 0.01000")
     chat.session.take("Hello")
     chat.session.take("/stats")
-    assert chat.noted[-1].startswith("last answer: 5 tokens, 4.0 tokens/s, first token after 1.00 s, positions 3 to 4")
+    assert chat.noted[-1].startswith(
+        "last answer: 5 tokens in 2.00 s: 2.5 tokens/s, prompt included, first text after 1.00 s\n"
+        "positions 3 to 4, worst 4\nnow: "
+    )
 
 
 def test_other_commands(tmp_path: Path) -> None:

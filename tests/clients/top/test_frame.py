@@ -136,4 +136,4 @@ def test_pictures_are_made_of_what_the_terminal_has() -> None:
     assert glyphs_for("no-such-encoding") is ASCII
     assert ASCII.bar(0.5, 10) == ("#####", ".....")
     assert ASCII.columns([0, 5, 10], 2, 0, 10) == "=#"
-    assert ASCII.columns([1, 1], 5, 1, 1) == "  "
+    assert ASCII.columns([1, 1], 5, 1, 1) == ".."

@@ -46,6 +46,11 @@ def test_decisions_are_known_once_and_in_order() -> None:
     assert view.decisions == (first, second)
 
 
+def test_readings_close_together_make_no_peaks() -> None:
+    view = view_of((0.0, 0), (1.0, 100), (1.001, 103), (2.0, 200))
+    assert view.rates() == pytest.approx([100.0, 103 / 1.001, 100.0])
+
+
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.integers(0, 10**6)), max_size=30))
 def test_rates_are_never_negative_whatever_the_clock_does(counts: list[tuple[float, int]]) -> None:
     view = view_of(*counts)

@@ -46,7 +46,7 @@ def test_a_chat_with_commands(daemon: RunningDaemon, window: Terminal, tmp_path:
     assert daemon.get("/v1/elastic").json()["position"] == 4
     window.enter("/stats")
     screen = window.until("of weights")
-    assert re.search(r"last answer: \d+ tokens, [\d.]+ tokens/s, first token after [\d.]+ s", screen)
+    assert re.search(r"last answer: \d+ tokens in [\d.]+ s: [\d.]+ tokens/s, prompt included", screen)
     window.enter("/nonsense")
     window.until("there is no /nonsense")
     window.enter("/save chat.md")
