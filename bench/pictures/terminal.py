@@ -29,8 +29,9 @@ BEFOREHAND: Final = 700 * MIB
 QUICK, SLOW = 32 * MIB, MIB
 """Bytes a second: while there is plenty, and when there is not."""
 PLENTY: Final = 24 * MIB
-LEFT: Final = 3 * MIB // 2
-"""What the other program would leave, if the model gave nothing back."""
+PIECE: Final = MIB // 2
+ENOUGH: Final = 20
+"""Position from which on the other program is content."""
 AFTERWARDS_S: Final = 3.0
 
 
@@ -60,7 +61,8 @@ def _top(folder: Path) -> str:
             window.run(sys.executable, "-m", "flexquant.clients.top", "--url", daemon.url, "--interval", "0.5")
             window.until("q quit")
             hog.take(_available(client) - PLENTY, per_second=QUICK)
-            hog.take(_available(client) - LEFT, per_second=SLOW)
+            while client.elastic().position < ENOUGH:
+                hog.take(PIECE, per_second=SLOW)
             time.sleep(AFTERWARDS_S)
             return window.screen(colours=True)
 

@@ -87,7 +87,7 @@ class View:
 def _rate(readings: Sequence[Reading], at: int, span: float) -> float | None:
     """Tokens a second over the last `span` seconds, or a little more, before a reading; None where nothing is known.
 
-    Events bring readings so near each other that tokens per time between them would say nothing.
+    Events, and the start, bring readings so near each other that tokens per time between them would say nothing.
     """
     if at < 1:
         return None
@@ -95,4 +95,6 @@ def _rate(readings: Sequence[Reading], at: int, span: float) -> float | None:
     while start > 0 and end.at - readings[start].at < span:
         start -= 1
     seconds = end.at - readings[start].at
-    return (end.load.generated_tokens - readings[start].load.generated_tokens) / seconds if seconds > 0 else None
+    return (
+        (end.load.generated_tokens - readings[start].load.generated_tokens) / seconds if seconds >= span / 4 else None
+    )
