@@ -39,8 +39,9 @@ test-slow: $(DEVELOPMENT)  ## run the tests that take minutes
 	$(VENV)/bin/pytest -m slow $(ARGS)
 
 # Warnings are other people's here.
-test-e2e: $(DEVELOPMENT) $(CLIENTS) $(NODE_CLIENT)  ## run other people's clients, a browser too, against the daemon; needs Node 20, npm, Chromium
+test-e2e: $(DEVELOPMENT) $(CLIENTS) $(NODE_CLIENT)  ## other people's clients, a browser and a terminal against the daemon; needs Node 20, npm, Chromium, tmux
 	$(E2E_VENV)/bin/python -m pytest -m clients -W ignore tests/e2e/clients tests/e2e/browser $(ARGS)
+	$(VENV)/bin/pytest -m terminal tests/e2e/terminal $(ARGS)
 
 pictures: $(DEVELOPMENT) $(CLIENTS)  ## make the dashboard's pictures in docs/images anew; needs Chromium
 	$(E2E_VENV)/bin/python -m bench.pictures $(ARGS)

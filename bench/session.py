@@ -50,9 +50,9 @@ class Session:
     @cached_property
     def ensemble(self) -> Path:
         """Our model, written if it is not there."""
-        return self._written("stores")
+        return self.written("stores")
 
-    def _written(self, kind: str) -> Path:
+    def written(self, kind: str) -> Path:
         name = "ours" if kind == "stores" else kind.replace(" ", "-")
         folder = self.models / f"{name}-{self.scale.shape.name}"
         with _our_worker() as worker:
@@ -69,7 +69,7 @@ class Session:
 
         It is written if it is not there.
         """
-        folder = self._written(kind)
+        folder = self.written(kind)
         with _our_worker(OMP_NUM_THREADS=str(self.threads)) as worker:
             opened = worker.ask("open", folder=str(folder), threads=self.threads, kv_pages=_KV_PAGES)
             yield worker, opened["footprints"]

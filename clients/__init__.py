@@ -18,7 +18,8 @@ from flexquant.clients.errors import (
     UnexpectedAnswerError,
     UnreachableError,
 )
-from flexquant.clients.types import Answer, Decision, Elastic, Model, Piece, Quality, Source, Usage
+from flexquant.clients.load import Load
+from flexquant.clients.types import Answer, Decision, Elastic, Event, Model, Piece, Quality, Source, Usage
 
 __all__ = [
     "Answer",
@@ -29,6 +30,8 @@ __all__ = [
     "ClientError",
     "Decision",
     "Elastic",
+    "Event",
+    "Load",
     "Model",
     "NoAnswerError",
     "NotFoundError",

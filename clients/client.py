@@ -1,7 +1,8 @@
 """The Python client: one object per daemon, plain methods, typed answers."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, overload
 
@@ -9,11 +10,14 @@ import httpx
 
 from flexquant.clients.errors import UnexpectedAnswerError
 from flexquant.clients.exchange import api_error, parse, refusal, shaped, speaking
-from flexquant.clients.types import Answer, Elastic, Model, Piece
+from flexquant.clients.load import Load
+from flexquant.clients.types import Answer, Elastic, Event, Model, Piece
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT: Final = httpx.Timeout(600.0, connect=5.0)
 """Seconds. An answer that is not streamed may take minutes; a connection may not."""
+EVENT_TIMEOUT: Final = httpx.Timeout(45.0, connect=5.0)
+"""Seconds. The daemon says that it is still there every 15 s: an event stream that is silent for longer is dead."""
 
 T = TypeVar("T")
 
@@ -67,8 +71,8 @@ class Client:
     @overload
     def completions(self, prompt: str, *, stream: Literal[False] = False, **fields: Any) -> Answer: ...
     @overload
-    def completions(self, prompt: str, *, stream: Literal[True], **fields: Any) -> Iterator[Piece]: ...
-    def completions(self, prompt: str, *, stream: bool = False, **fields: Any) -> Answer | Iterator[Piece]:
+    def completions(self, prompt: str, *, stream: Literal[True], **fields: Any) -> Generator[Piece, None, None]: ...
+    def completions(self, prompt: str, *, stream: bool = False, **fields: Any) -> Answer | Generator[Piece, None, None]:
         """Continue `prompt`.
 
         Args:
@@ -86,10 +90,10 @@ class Client:
     @overload
     def chat(
         self, messages: Sequence[Mapping[str, Any]], *, stream: Literal[True], **fields: Any
-    ) -> Iterator[Piece]: ...
+    ) -> Generator[Piece, None, None]: ...
     def chat(
         self, messages: Sequence[Mapping[str, Any]], *, stream: bool = False, **fields: Any
-    ) -> Answer | Iterator[Piece]:
+    ) -> Answer | Generator[Piece, None, None]:
         """Answer a conversation; arguments as for `completions`.
 
         Args:
@@ -155,6 +159,31 @@ class Client:
         body = {name: value for name, value in wish.items() if value is not None}
         return self._post("/v1/elastic/target", body, Elastic.from_json)
 
+    def events(self) -> Generator[Event, None, None]:
+        """Decisions and moves as they happen, until the daemon stops; the first event is the present state.
+
+        The request is sent when the iteration begins; closing it ends the connection.
+        """
+        with speaking(self.url), self._http.stream("GET", "/v1/elastic/events", timeout=EVENT_TIMEOUT) as response:
+            if response.is_error:
+                response.read()
+                raise refusal(response)
+            kind = ""
+            for line in response.iter_lines():
+                name, _, value = line.partition(": ")
+                if name == "event":
+                    kind = value
+                elif name == "data":
+                    yield shaped(partial(Event.from_json, kind), parse(value, self.url), self.url)
+
+    def load(self) -> Load:
+        """What the daemon is busy with."""
+        with speaking(self.url):
+            response = self._http.get("/metrics")
+        if response.is_error:
+            raise refusal(response)
+        return shaped(Load.from_metrics, response.text, self.url)
+
     def trace(self) -> Iterator[str]:
         """What the daemon's controller saw and did in the last minutes: lines for `flexquant simulate`.
 
@@ -168,12 +197,12 @@ class Client:
 
     # Exchanges -------------------------------------------------------------------------------------------------
 
-    def _generate(self, path: str, body: Mapping[str, Any], stream: bool) -> Answer | Iterator[Piece]:
+    def _generate(self, path: str, body: Mapping[str, Any], stream: bool) -> Answer | Generator[Piece, None, None]:
         if stream:
             return self._stream(path, {**body, "stream": True, "stream_options": {"include_usage": True}})
         return self._post(path, body, Answer.from_json)
 
-    def _stream(self, path: str, body: Mapping[str, Any]) -> Iterator[Piece]:
+    def _stream(self, path: str, body: Mapping[str, Any]) -> Generator[Piece, None, None]:
         with speaking(self.url), self._http.stream("POST", path, json=body) as response:
             if response.is_error:
                 response.read()

@@ -10,6 +10,7 @@ import httpx
 from flexquant.clients import errors
 
 T = TypeVar("T")
+Raw = TypeVar("Raw")
 Json = Mapping[str, Any]
 
 
@@ -47,7 +48,7 @@ def parse(text: str, url: str) -> Json:
     return data
 
 
-def shaped(make: Callable[[Json], T], data: Json, url: str) -> T:
+def shaped(make: Callable[[Raw], T], data: Raw, url: str) -> T:
     """`make(data)`.
 
     Raises:

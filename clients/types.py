@@ -124,6 +124,23 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened: `kind` is "state", "decision", "phase" or "position", `data` what is told of it.
+
+    `decision` is what was decided; None in an event of another kind.
+    """
+
+    kind: str
+    data: Json
+    decision: Decision | None
+
+    @classmethod
+    def from_json(cls, kind: str, data: Json) -> Self:
+        """From an event of `GET /v1/elastic/events`."""
+        return cls(kind, data, Decision.from_json(data["decision"]) if kind == "decision" else None)
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """A memory source of the daemon; `error` says why it does not answer."""
 

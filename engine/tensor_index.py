@@ -24,7 +24,7 @@ from flexquant.engine.float_types import BITS, as_float32
 HEADER_LIMIT: Final = 100_000_000
 """Bytes; the format's own limit for a header."""
 
-_ITEM_BYTES: Final = {
+ITEM_BYTES: Final = {
     "F64": 8,
     "I64": 8,
     "U64": 8,
@@ -266,9 +266,9 @@ def _entry(file: Path, name: str, found: object, *, start: int, size: int) -> Te
     if not isinstance(found, dict):
         raise CheckpointError(f"{where}: its header entry is not an object")
     dtype, shape, offsets = found.get("dtype"), found.get("shape"), found.get("data_offsets")
-    if not isinstance(dtype, str) or dtype not in _ITEM_BYTES:
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise CheckpointError(
-            f"{where}: dtype {reprlib.repr(dtype)} is not supported; supported: {', '.join(_ITEM_BYTES)}"
+            f"{where}: dtype {reprlib.repr(dtype)} is not supported; supported: {', '.join(ITEM_BYTES)}"
         )
     if not _are_counts(shape) or math.prod(filter(None, shape)) >= 2**63:
         raise CheckpointError(f"{where}: shape {reprlib.repr(shape)} is not a list of sizes")
@@ -280,7 +280,7 @@ def _entry(file: Path, name: str, found: object, *, start: int, size: int) -> Te
             f"{where} ends at byte {start + end}, the file has {size}; it is truncated",
             hint="Download or build it again.",
         )
-    if math.prod(shape) * _ITEM_BYTES[dtype] != end - begin:
+    if math.prod(shape) * ITEM_BYTES[dtype] != end - begin:
         raise CheckpointError(
             f"{where}: shape {reprlib.repr(shape)} of {dtype} does not take the {end - begin} bytes that are there"
         )

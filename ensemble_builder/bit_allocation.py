@@ -1,10 +1,11 @@
 """Which widths the rows of each linear layer get, so that a model has the average width that was asked for."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 from flexquant.engine.model_config import LinearShape
-from flexquant.ensemble_builder.exl2_pack import WIDTHS
+from flexquant.ensemble_builder.row_groups import WIDTHS
 
 LEAST_HEAD_BITS: Final = 6
 """The head is never narrower: every token's probabilities go through it."""
@@ -21,6 +22,21 @@ def neighbours(level: float) -> tuple[int, int]:
 def head_bits(level: float) -> int:
     """Return the head's width in a model of `level` bits."""
     return neighbours(max(LEAST_HEAD_BITS, level))[1]
+
+
+def allocate_levels(
+    linears: Sequence[LinearShape], levels: Sequence[float], group_size: int, *, nested: bool = False
+) -> list[dict[str, Sections]]:
+    """Return the sections of every linear layer, by key, at each level.
+
+    Args:
+        linears: Forward order.
+        levels: Average width of the decoder's weights at each, falling.
+        group_size: Rows of a group.
+        nested: Whether each level but the last is what it adds to the next one, see `allocate_residuals`.
+    """
+    whole = [allocate(linears, level, group_size) for level in (levels[-1:] if nested else levels)]
+    return [allocate_residuals(linears, *pair, group_size) for pair in pairwise(levels) if nested] + whole
 
 
 def allocate_residuals(
@@ -65,7 +81,7 @@ def allocate(linears: Sequence[LinearShape], level: float, group_size: int) -> d
             sections[shape.key] = [(head_bits(level), rows)]
             continue
         missing += rows * shape.out_features * ((level - low) / (high - low) if high > low else 0)
-        wide = min(rows, round(missing / shape.out_features / group_size) * group_size)
+        wide = min(rows, max(0, round(missing / shape.out_features / group_size)) * group_size)
         missing -= wide * shape.out_features
         sections[shape.key] = [(bits, count) for bits, count in ((high, wide), (low, rows - wide)) if count]
     return sections

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from flexquant.ensemble_builder.exl2_pack import Group
+from flexquant.ensemble_builder.row_groups import Group
 from flexquant.ensemble_builder.scale_search import dequantize_codes, round_to_codes
 from flexquant.ensemble_builder.single_thread import single_thread
 

@@ -12,44 +12,11 @@ import torch
 from torch import Tensor
 
 from flexquant.engine.errors import InputError
+from flexquant.engine.exl2.spec import COLUMN_MULTIPLE
+from flexquant.ensemble_builder.row_groups import Group
 
-WIDTHS: Final = (8, 6, 5, 4, 3, 2)
-"""Code widths of the format, in bits, in the order in which a matrix may have them."""
-ROW_MULTIPLE: Final = 32
-"""Rows of a section are a multiple of this (of 16 at 2 bits, of which no use is made)."""
-COLUMN_MULTIPLE: Final = 32
-"""Columns are padded to a multiple of this."""
 LARGEST_ROW: Final = 0xFFFF
 """First rows of groups are stored in 16 bits."""
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Neighbouring rows with the same width and shared scales.
-
-    Args:
-        bits: Width of the codes.
-        start: First row.
-        rows: Number of rows, a multiple of 32 (16 if `bits` is 2).
-    """
-
-    bits: int
-    start: int
-    rows: int
-
-
-def groups_of(widths: list[tuple[int, int]], group_size: int) -> list[Group]:
-    """Cut rows into groups.
-
-    Args:
-        widths: (bits, rows) of each section, widths descending, rows multiples of 32.
-        group_size: Rows of a group; the last one of a section may have fewer. A multiple of 32.
-    """
-    groups, start = [], 0
-    for bits, rows in widths:
-        groups += [Group(bits, start + at, min(group_size, rows - at)) for at in range(0, rows, group_size)]
-        start += rows
-    return groups
 
 
 @dataclass(frozen=True, slots=True)

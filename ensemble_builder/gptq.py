@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from flexquant.ensemble_builder.coordinate_descent import descend
-from flexquant.ensemble_builder.exl2_pack import Group, QuantizedLinear, groups_of
+from flexquant.ensemble_builder.exl2_pack import QuantizedLinear
+from flexquant.ensemble_builder.row_groups import Group, groups_of
 from flexquant.ensemble_builder.scale_search import (
     Scales,
     dequantize_codes,

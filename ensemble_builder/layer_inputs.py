@@ -7,24 +7,11 @@ from torch import Tensor
 from flexquant.engine.model_config import HEAD, ModelConfig
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.weights import DenseWeights
+from flexquant.ensemble_builder.shared_inputs import input_of
 from flexquant.ensemble_builder.store_writer import float16
 
 PANEL: Final = 1024
 """Columns of a Hessian that are computed at once; only those panels' upper parts are."""
-
-_SAME_INPUT: Final = {
-    "self_attn.k_proj": "self_attn.q_proj",
-    "self_attn.v_proj": "self_attn.q_proj",
-    "mlp.up_proj": "mlp.gate_proj",
-}
-
-
-def input_of(key: str) -> str:
-    """Return the key of the first linear layer that has the same input as the layer `key`."""
-    for name, first in _SAME_INPUT.items():
-        if key.endswith(name):
-            return key.removesuffix(name) + first
-    return key
 
 
 class ObservedWeights:

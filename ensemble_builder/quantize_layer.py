@@ -11,7 +11,8 @@ from flexquant.engine.model_config import LinearShape
 from flexquant.ensemble_builder.bit_allocation import Sections
 from flexquant.ensemble_builder.exl2_pack import pack
 from flexquant.ensemble_builder.gptq import Curvature, curvature, dequantized, quantize_linear
-from flexquant.ensemble_builder.layer_inputs import ObservedWeights, input_of
+from flexquant.ensemble_builder.layer_inputs import ObservedWeights
+from flexquant.ensemble_builder.shared_inputs import input_of
 
 Plan = Mapping[str, Mapping[str, Sections]]
 """Sections of every linear layer: by level name, by key."""

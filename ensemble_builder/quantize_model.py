@@ -20,21 +20,16 @@ from flexquant.engine.manifest import Text
 from flexquant.engine.model_config import LinearShape, ModelConfig, read_model_config
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.weights import DenseWeights
-from flexquant.ensemble_builder.bit_allocation import Sections, allocate, allocate_residuals
+from flexquant.ensemble_builder.bit_allocation import allocate_levels
 from flexquant.ensemble_builder.evaluation import run_layer
-from flexquant.ensemble_builder.exl2_pack import ROW_MULTIPLE
 from flexquant.ensemble_builder.file_hashes import checkpoint_sha256
 from flexquant.ensemble_builder.layer_inputs import ObservedWeights
 from flexquant.ensemble_builder.levels import level_name
 from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.quantization_work import QuantizationWork
 from flexquant.ensemble_builder.quantize_layer import Plan, quantize_layer
-from flexquant.ensemble_builder.store_writer import (
-    COMMON_NAME,
-    common_tensors,
-    exl2_quantization,
-    write_store,
-)
+from flexquant.ensemble_builder.row_groups import ROW_MULTIPLE
+from flexquant.ensemble_builder.store_writer import COMMON_NAME, common_tensors, exl2_quantization, write_store
 from flexquant.ensemble_builder.stores import LEVELS_FOLDER
 from flexquant.ensemble_builder.workplace import WORK_NAME
 
@@ -91,7 +86,8 @@ def quantize_model(
     if work.finished:
         return
     below: dict[float, float | None] = dict(zip(levels, [*levels[1:], None], strict=True)) if nested else {}
-    plan = {level_name(level): _sections(config, level, below.get(level), group_size) for level in levels}
+    sections = allocate_levels(config.linears(), levels, group_size, nested=nested)
+    plan = {level_name(level): found for level, found in zip(levels, sections, strict=True)}
     _quantize_layers(index, config, plan, group_size, windows, work, progress, nested=nested)
     common: dict[str, Tensor] | Path = common_tensors(index, config)
     with progress.stage("writing the stores", len(levels)) as stage:
@@ -109,12 +105,6 @@ def quantize_model(
             common = store / COMMON_NAME
             stage.advance()
     work.finish()
-
-
-def _sections(config: ModelConfig, level: float, lower: float | None, group_size: int) -> dict[str, Sections]:
-    if lower is None:
-        return allocate(config.linears(), level, group_size)
-    return allocate_residuals(config.linears(), level, lower, group_size)
 
 
 def _check_sizes(checkpoint: Path, linears: Sequence[LinearShape], group_size: int) -> None:

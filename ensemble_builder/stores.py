@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flexquant.engine.config_fields import read_object
 from flexquant.engine.errors import CheckpointError
@@ -17,11 +18,12 @@ from flexquant.engine.model_config import (
     read_model_config,
 )
 from flexquant.engine.tensor_index import TensorIndex
-from flexquant.engine.weights import DenseWeights, Exl2Weights
-from flexquant.ensemble_builder.any_precision.store_weights import AnyPrecisionWeights
-from flexquant.ensemble_builder.bounded_weights import KEPT_BYTES, BoundedWeights
-from flexquant.ensemble_builder.levels import level_name
 from flexquant.ensemble_builder.slices import Columns, largest_step, slices_within
+
+if TYPE_CHECKING:
+    from flexquant.engine.weights import DenseWeights, Exl2Weights
+    from flexquant.ensemble_builder.any_precision.store_weights import AnyPrecisionWeights
+    from flexquant.ensemble_builder.bounded_weights import BoundedWeights
 
 LEVELS_FOLDER = "levels"
 
@@ -48,20 +50,27 @@ class Store:
     below: "Store | None" = None
     method: Method = "exl2"
 
-    def weights(self, kept_bytes: int = KEPT_BYTES) -> BoundedWeights:
+    def weights(self, kept_bytes: int | None = None) -> "BoundedWeights":
         """Return the weights for running the whole store or parts of it; see `BoundedWeights`."""
-        return BoundedWeights(self.opened, kept_bytes)
+        # Imported late, as below: torch comes with it, and sizes are computed without.
+        from flexquant.ensemble_builder.bounded_weights import KEPT_BYTES, BoundedWeights
 
-    def opened(self) -> DenseWeights:
+        return BoundedWeights(self.opened, KEPT_BYTES if kept_bytes is None else kept_bytes)
+
+    def opened(self) -> "DenseWeights":
         """Return the weights, of which nothing has been read yet."""
         return self._planes_and_tables() if self.method == "any-precision" else self.exl2_weights()
 
-    def _planes_and_tables(self) -> AnyPrecisionWeights:
+    def _planes_and_tables(self) -> "AnyPrecisionWeights":
+        from flexquant.ensemble_builder.any_precision.store_weights import AnyPrecisionWeights
+
         below = None if self.below is None else self.below._planes_and_tables()
         return AnyPrecisionWeights(self.index, self.config, {*self.specs}, below)
 
-    def exl2_weights(self) -> Exl2Weights:
+    def exl2_weights(self) -> "Exl2Weights":
         """Return the weights of a store in EXL2, of which nothing has been read yet."""
+        from flexquant.engine.weights import Exl2Weights
+
         absent = {shape.key for shape in self.config.linears()} - self.specs.keys()
         return Exl2Weights(self.index, self.config, absent, None if self.below is None else self.below.exl2_weights())
 

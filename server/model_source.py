@@ -43,7 +43,7 @@ def resolve(source: str, environment: Mapping[str, str] = os.environ) -> Path:
         FlexQuantError: The builder failed.
     """
     if source == DEMO:
-        return _demo()
+        return demo_folder()
     folder = Path(source).expanduser()
     if not folder.exists() and "," in source:
         return _from_pair(source, environment)
@@ -65,7 +65,12 @@ def resolve(source: str, environment: Mapping[str, str] = os.environ) -> Path:
     return _built(source, folder.resolve().name, [fingerprint(folder)], arguments, environment)
 
 
-def _demo() -> Path:
+def demo_folder() -> Path:
+    """The embedded ensemble.
+
+    Raises:
+        InputError: This installation does not have it.
+    """
     folder = Path(str(files("flexquant.server"))) / "demo"
     if not (folder / MANIFEST_NAME).is_file():
         raise InputError(

@@ -7,8 +7,8 @@ from typing import Final
 from flexquant.engine.exl2.spec import COLUMN_MULTIPLE
 from flexquant.engine.model_config import LinearShape
 from flexquant.ensemble_builder.bit_allocation import Sections, allocate
-from flexquant.ensemble_builder.exl2_pack import groups_of
 from flexquant.ensemble_builder.levels import NARROWEST, WIDEST
+from flexquant.ensemble_builder.row_groups import groups_of
 from flexquant.ensemble_builder.stores import Store
 
 GROUP_SIZE: Final = 32

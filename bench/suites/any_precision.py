@@ -8,7 +8,7 @@ from bench.row import Row
 from bench.scale import PLANE_BITS
 from bench.session import Session, tokens_per_second
 from bench.suites.nested import Move
-from bench.suites.swap import Samples, pauses
+from bench.suites.swap import Sweeps
 
 _ROUNDS: Final = 5
 _MIB: Final = 1 << 20
@@ -22,8 +22,7 @@ def run(session: Session) -> list[Row]:
         (planes, bits): [] for planes in (False, True) for bits in PLANE_BITS
     }
     moves: dict[bool, list[Move]] = {False: [], True: []}
-    paced: Samples = []
-    steady: Samples = []
+    sweeps = Sweeps()
     with session.ours("stores of planes") as (stores, widths), session.ours("planes") as (planes, footprints):
         workers = {False: stores, True: planes}
         for worker in workers.values():
@@ -40,8 +39,7 @@ def run(session: Session) -> list[Row]:
             for kind, worker in workers.items():
                 moves[kind].append(worker.ask("give_back", last=last))
         for _ in range(session.scale.sweeps):
-            paced += planes.ask("paced_sweep", last=last)
-            steady += planes.ask("steady_sweep", last=last)
+            sweeps.add(planes, last)
     ends = f"{PLANE_BITS[0]} to {PLANE_BITS[-1]} bits"
 
     def moved(what: str, unit: str, figure: Callable[[Move], float], *, less: bool = False) -> Row:
@@ -49,7 +47,6 @@ def run(session: Session) -> list[Row]:
         name = f"any-precision, {ends}, unpaced, files in the page cache: {what}"
         return Row(name, unit, ours, theirs, "EXL2 of the same bits", less)
 
-    sweeps = f"{session.scale.sweeps} sweeps 0 to {last} to 0 ({ends}), {len(paced)} tokens, one step per token"
     return [
         *(
             Row(
@@ -79,5 +76,5 @@ def run(session: Session) -> list[Row]:
         moved(
             "anonymous memory above that before, on the way down", "MiB", lambda move: move["risen"] / _MIB, less=True
         ),
-        *pauses(f"any-precision, {sweeps}", paced, steady),
+        *sweeps.rows("any-precision", f"{session.scale.sweeps} sweeps 0 to {last} to 0 ({ends})"),
     ]

@@ -79,7 +79,7 @@ def run(session: Session) -> list[Row]:
 def reactions(session: Session, runs: int, *, nested: bool = False) -> list[Reaction]:
     """So many runs against one daemon, which comes back to position 0 between them."""
     session, machine = under_pressure(session)
-    ensemble = session.nested_ensemble if nested else session.ensemble
+    ensemble = session.written("nested") if nested else session.ensemble
     with tempfile.TemporaryDirectory() as folder, Hog(limit=machine.memory, seconds=3600) as hog:
         flags = [*machine.flags([hog.pid]), f"--parallel={STREAMS}", f"--context={_CONTEXT}"]
         flags += ["--grow-window=1", "--cooldown=1", f"--threads={session.threads}"]

@@ -13,7 +13,7 @@ from flexquant.engine.model_config import ModelConfig
 from flexquant.ensemble_builder.any_precision.sizes import planes_and_tables
 from flexquant.ensemble_builder.any_precision.widths import widths_of
 from flexquant.ensemble_builder.options import GROUP_SIZE
-from flexquant.ensemble_builder.report.ladder import module_bytes
+from flexquant.ensemble_builder.planned_ensemble import stored_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +81,10 @@ class Room:
 
 def ensemble_bytes(config: ModelConfig, levels: Sequence[float], group_size: int, method: Method = "exl2") -> int:
     """About how many bytes the files of an ensemble take: its levels, and the embedding that they share."""
-    embedding = 2 * config.vocab_size * config.hidden_size
     if method == "any-precision":
+        embedding = 2 * config.vocab_size * config.hidden_size
         return embedding + sum(planes_and_tables(shape, widths_of(shape, levels))[0] for shape in config.linears())
-    return embedding + sum(module_bytes(config, level, group_size) for level in levels)
+    return stored_bytes(config, levels, group_size)
 
 
 def _check(source: HubId, folder: Path, disk: Disk, download: int, ensemble: int) -> None:

@@ -19,7 +19,7 @@ from flexquant.engine.hub_id import HubId
 from flexquant.engine.model_config import read_model_config
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.ensemble_builder.hub.disk_room import Room
-from flexquant.ensemble_builder.hub.needed_files import INDEX, descriptions, weights
+from flexquant.ensemble_builder.hub.needed_files import CONFIGS, INDEX, descriptions, weights
 from flexquant.ensemble_builder.hub.problems import told
 from flexquant.ensemble_builder.hub.resumed_file import fetch_file
 from flexquant.ensemble_builder.progress import Progress
@@ -57,6 +57,32 @@ def fetch_checkpoint(source: HubId, *, quantized: bool, room: Room, progress: Pr
             room.check(source, read_model_config(folder), folder, missing=0, whole=whole)
         progress.note(f"{source}: is in {folder}")
         return folder
+
+
+def fetch_config(source: HubId) -> tuple[Path, int]:
+    """Download what says how large an unquantized model is, and nothing else.
+
+    Returns:
+        The folder with its config.json, and the bytes of its weights.
+
+    Raises:
+        InputError: The hub does not give the model, or it is not one that an ensemble can be built of.
+        FlexQuantError: The hub cannot be reached.
+    """
+    disable_progress_bars()
+    with told(source):
+        revision = HfApi().resolve_revision(source.repository, revision=source.revision)
+        folder = _kept(source, revision)
+        if folder is not None:
+            sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+        else:
+            listed = HfApi().list_repo_tree(source.repository, revision=revision.resolved)
+            sizes = {file.path: file.size for file in listed if isinstance(file, RepoFile)}
+            _check_offered(source, sizes)
+            folder = Path(snapshot_download(source.repository, revision=revision, allow_patterns=[*CONFIGS, INDEX]))
+        names = _weights_in(folder, sizes)
+        _check_kind(source, folder, names, quantized=False)
+        return folder, sum(sizes[name] for name in names)
 
 
 def _kept(source: HubId, revision: ResolvedRevision) -> Path | None:

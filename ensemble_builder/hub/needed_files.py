@@ -6,9 +6,9 @@ from typing import Any, Final
 INDEX: Final = "model.safetensors.index.json"
 ONLY_FILE: Final = "model.safetensors"
 WEIGHTS_SUFFIX: Final = ".safetensors"
+CONFIGS: Final = ("config.json", "generation_config.json")
 DESCRIPTIONS: Final = (
-    "config.json",
-    "generation_config.json",
+    *CONFIGS,
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",

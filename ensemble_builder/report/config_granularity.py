@@ -8,7 +8,6 @@ from flexquant.ensemble_builder.any_precision.widths import widths_of
 from flexquant.ensemble_builder.bit_allocation import allocate
 from flexquant.ensemble_builder.report.ladder import module_bytes, payload, rungs
 from flexquant.ensemble_builder.report.sizes import Granularity
-from flexquant.ensemble_builder.slices import Columns, largest_step, slices_within, steps_down
 
 Sizes = Callable[[LinearShape, Columns | None], list[int]]
 """Bytes of a layer, or of some of its columns, at every level from best to smallest."""

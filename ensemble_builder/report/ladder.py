@@ -5,12 +5,13 @@ No such model is made or measured. Sizes are those that the builder's own alloca
 
 from typing import Final
 
+from flexquant.engine.exl2.spec import COLUMN_MULTIPLE
 from flexquant.engine.manifest import Manifest
 from flexquant.engine.model_config import LinearShape, ModelConfig
 from flexquant.ensemble_builder.bit_allocation import Sections, allocate
-from flexquant.ensemble_builder.exl2_pack import COLUMN_MULTIPLE, groups_of
 from flexquant.ensemble_builder.levels import NARROWEST, WIDEST
 from flexquant.ensemble_builder.options import GROUP_SIZE
+from flexquant.ensemble_builder.row_groups import groups_of
 from flexquant.ensemble_builder.slices import Columns
 
 STEP_BITS: Final = 0.25
@@ -41,10 +42,9 @@ def module_bytes(config: ModelConfig, bits: float, group_size: int) -> int:
     return sum(payload(shape, sections[shape.key], group_size) for shape in shapes)
 
 
-def payload(shape: LinearShape, sections: Sections, group_size: int, columns: Columns | None = None) -> int:
-    """Return the bytes of the tensors that `exl2_pack.pack` makes, or of some of their columns by themselves."""
-    first, last = (0, shape.out_features) if columns is None else columns
-    padded = -(-(last - first) // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
+def payload(shape: LinearShape, sections: Sections, group_size: int) -> int:
+    """Return the bytes of the tensors that `exl2_pack.pack` makes."""
+    padded = -(-shape.out_features // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
     groups = groups_of(sections, group_size)
     codes = sum(group.rows * group.bits for group in groups) * padded // 8
     per_group = padded // 2 + 2 + 4  # scale codes of 4 bits, the largest scale, the group table

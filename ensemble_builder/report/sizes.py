@@ -27,11 +27,7 @@ class Granularity:
     @classmethod
     def of(cls, footprints: Sequence[int]) -> "Granularity":
         """Return the granularity of falling footprints, of which there are two or more."""
-        return cls.of_steps([high - low for high, low in pairwise(footprints)])
-
-    @classmethod
-    def of_steps(cls, steps: Sequence[int]) -> "Granularity":
-        """Return the granularity of one or more steps, in any order."""
+        steps = [high - low for high, low in pairwise(footprints)]
         return cls(len(steps), sum(steps) / len(steps), max(steps))
 
 

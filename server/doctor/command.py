@@ -1,4 +1,4 @@
-"""`flexquant-doctor`: what this machine supports; `--dump FILE` saves what a running daemon has recorded."""
+"""`flexquant-doctor`: what this machine has, and what it lacks; `--dump FILE` saves what a daemon has recorded."""
 
 import argparse
 import json
@@ -14,7 +14,9 @@ from flexquant.server.doctor.dump import write_dump
 from flexquant.server.doctor.gpu import gpu
 from flexquant.server.doctor.kernels import kernels
 from flexquant.server.doctor.memory import memory_sources
+from flexquant.server.doctor.missing import missing
 from flexquant.server.doctor.section import Section
+from flexquant.server.doctor.system import system
 from flexquant.server.settings import load_settings
 from flexquant.server.startup import make_monitor
 
@@ -53,7 +55,8 @@ def sections() -> list[Section]:
         UsageError: A setting in the environment cannot be used.
     """
     settings = load_settings(["--model", "demo"])
-    return [memory_sources(make_monitor(settings)), kernels(), gpu()]
+    found = [memory_sources(make_monitor(settings)), kernels(), system(), gpu()]
+    return [*found, missing({section.name: section.facts for section in found})]
 
 
 def _dump(path: Path, client: Client) -> Section:
@@ -64,7 +67,9 @@ def _dump(path: Path, client: Client) -> Section:
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog=PROGRAM, description="Show what this machine supports.")
+    made = argparse.ArgumentParser(
+        prog=PROGRAM, description="Show what this machine supports, and what it costs that something is missing."
+    )
     made.add_argument("--json", action="store_true", help="print JSON")
     made.add_argument(
         "--dump", type=Path, metavar="FILE", help="fetch from the daemon what its controller saw and did lately"

@@ -22,7 +22,8 @@ from flexquant.engine.tokenizer import Tokenizer
 from flexquant.engine.weights import DenseWeights
 from flexquant.ensemble_builder.evaluation import Reference, Windows, measure
 from flexquant.ensemble_builder.evaluation_setup import unquantized
-from flexquant.ensemble_builder.layer_inputs import ObservedWeights, input_of
+from flexquant.ensemble_builder.layer_inputs import ObservedWeights
+from flexquant.ensemble_builder.shared_inputs import input_of
 from flexquant.ensemble_builder.stores import open_store
 from flexquant.ensemble_builder.window_quality import WindowQuality
 from support.dense_checkpoint import dense_checkpoint

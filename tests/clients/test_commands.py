@@ -12,28 +12,7 @@ import httpx
 import pytest
 
 from flexquant.clients import Client, pin, status, umbrella
-
-STATE: dict[str, Any] = {
-    "position": 3,
-    "max_position": 10,
-    "target": 3,
-    "footprint_bytes": 700 << 20,
-    "footprint_range_bytes": [400 << 20, 3 << 30],
-    "mode": "auto",
-    "pinned_position": None,
-    "worst_position": 10,
-    "ttl_seconds": None,
-    "override": None,
-    "available_bytes": 5 << 30,
-    "pressure": "none",
-    "phase": "hold",
-    "refusing": None,
-    "release_efficiency": 0.98,
-    "retained_bytes": 0,
-    "quality": {"perplexity": 14.9, "kl": 0.01},
-    "last_decision": None,
-    "sources": [{"name": "host", "available_bytes": 5 << 30, "total_bytes": 16 << 30, "error": None}],
-}
+from support.told import STATE
 
 
 def _connect(state: dict[str, Any], sent: list[dict[str, Any]] | None = None) -> Callable[[str | None], Client]:
@@ -172,5 +151,5 @@ def test_the_umbrella_tells_its_version(capsys: pytest.CaptureFixture[str]) -> N
 def test_the_scripts_of_the_package_can_be_called() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     ours = {name: value for name, value in project["scripts"].items() if value.startswith("flexquant.clients")}
-    assert set(ours) == {"flexquant", "flexquant-pin", "flexquant-status"}
+    assert set(ours) == {"flexquant", "flexquant-chat", "flexquant-pin", "flexquant-status", "flexquant-top"}
     assert all(callable(EntryPoint(name, value, "console_scripts").load()) for name, value in ours.items())

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexquant.ensemble_builder.coordinate_descent import descend
-from flexquant.ensemble_builder.exl2_pack import WIDTHS, groups_of
+from flexquant.ensemble_builder.row_groups import WIDTHS, groups_of
 from flexquant.ensemble_builder.scale_search import dequantize_codes, round_to_codes, search_scales
 
 

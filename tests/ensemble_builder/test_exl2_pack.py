@@ -10,7 +10,8 @@ from torch import Tensor
 from flexquant.engine.errors import InputError
 from flexquant.engine.exl2.dequantize import Exl2Matrix, dequantize, unpack_codes
 from flexquant.engine.exl2.groups import runs
-from flexquant.ensemble_builder.exl2_pack import WIDTHS, Group, QuantizedLinear, groups_of, pack, pack_codes
+from flexquant.ensemble_builder.exl2_pack import QuantizedLinear, pack, pack_codes
+from flexquant.ensemble_builder.row_groups import WIDTHS, Group, groups_of
 
 
 @st.composite

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from flexquant.ensemble_builder import gptq
-from flexquant.ensemble_builder.exl2_pack import WIDTHS, QuantizedLinear
+from flexquant.ensemble_builder.exl2_pack import QuantizedLinear
 from flexquant.ensemble_builder.gptq import curvature, quantize_linear
+from flexquant.ensemble_builder.row_groups import WIDTHS
 from flexquant.ensemble_builder.scale_search import dequantize_codes, round_to_codes, scale_table, search_scales
 
 

@@ -14,7 +14,8 @@ from flexquant.engine.model_config import HEAD, ModelConfig, read_model_config
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.weights import DenseWeights
 from flexquant.ensemble_builder import layer_inputs
-from flexquant.ensemble_builder.layer_inputs import ObservedWeights, input_of
+from flexquant.ensemble_builder.layer_inputs import ObservedWeights
+from flexquant.ensemble_builder.shared_inputs import input_of
 from support.dense_checkpoint import dense_checkpoint
 
 

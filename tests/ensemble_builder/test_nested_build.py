@@ -12,14 +12,16 @@ from flexquant.engine.compute import choose_compute
 from flexquant.engine.elastic_model import ElasticModel
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.manifest import read_manifest
-from flexquant.engine.model_config import HEAD
+from flexquant.engine.model_config import HEAD, read_model_config
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.weights import DenseWeights
 from flexquant.ensemble_builder.cli import main
+from flexquant.ensemble_builder.planned_ensemble import planned_ensemble
 from flexquant.ensemble_builder.pruned_ensemble import disk_bytes
 from flexquant.ensemble_builder.store_writer import QUANTIZED_NAME
 from flexquant.ensemble_builder.stores import Store, open_store, stores_of
 from support.elastic_models import digests, digests_by_position, generate, move
+from support.planned import assert_same_sizes
 from support.tiny_checkpoint import TEXT, tiny_checkpoint, write_texts
 
 QUICK = ("--preset", "quick")
@@ -49,6 +51,24 @@ def built(tmp_path_factory: pytest.TempPathFactory, model: Path, texts: list[str
     for name, options in given.items():
         assert main([str(model), *options, "--out", str(folder / name), *texts, *QUICK]) == 0
     return {name: folder / name for name in given}
+
+
+@pytest.mark.parametrize(
+    ("name", "levels", "nested", "max_step"),
+    [
+        ("pair", (8.0, 4.0), False, None),
+        ("nested", (8.0, 4.0), True, None),
+        ("three", (8.0, 4.0, 2.0), True, None),
+        ("sliced", (8.0, 3.0), True, 2000),
+    ],
+)
+def test_what_was_built_is_what_was_planned(
+    built: dict[str, Path], model: Path, name: str, levels: tuple[float, ...], nested: bool, max_step: int | None
+) -> None:
+    planned = planned_ensemble(
+        read_model_config(model), levels, group_size=32, max_step=max_step, nested=nested, name=model.name
+    )
+    assert_same_sizes(planned, Ensemble.open(built[name]))
 
 
 def stores(folder: Path) -> list[Store]:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flexquant.ensemble_builder.exl2_pack import WIDTHS
+from flexquant.ensemble_builder.row_groups import WIDTHS
 from flexquant.ensemble_builder.scale_search import dequantize_codes, round_to_codes, scale_table, search_scales
 
 MAXIMA = st.floats(2**-16, 65504, width=16)

@@ -57,7 +57,7 @@ def test_daemon_loads_neither_the_builder_nor_libraries_of_tests() -> None:
         "import sys, flexquant.server.model_source, flexquant.server.startup, flexquant.server.http_server\n"
         "loaded = {name for name in sys.modules if name.startswith("
         "('transformers', 'safetensors', 'flexquant.ensemble_builder', 'huggingface_hub', 'openai', 'exllamav2', "
-        "'llguidance', 'flexquant.server.openapi'))}\n"
+        "'llguidance', 'flexquant.server.openapi', 'rich', 'prompt_toolkit'))}\n"
         "assert not loaded, loaded"
     )
     ended = subprocess.run(

@@ -31,7 +31,8 @@ from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.engine.torch_tensors import read_tensor
 from flexquant.engine.weights import DenseWeights
-from flexquant.ensemble_builder.exl2_pack import QuantizedLinear, groups_of, pack
+from flexquant.ensemble_builder.exl2_pack import QuantizedLinear, pack
+from flexquant.ensemble_builder.row_groups import groups_of
 from support.checkpoints import write_safetensors
 from support.ensembles import file_records
 

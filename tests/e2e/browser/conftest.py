@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support.asked_for import unread_unless
 from support.daemon import RunningDaemon, running_daemon
-from support.only_when_asked import unless_asked_for
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
     """Skip what was not asked for by its mark. Once it was, a missing browser is an error."""
-    return unless_asked_for(module_path, parent)
+    return unread_unless("clients", "Chromium and Playwright", module_path, parent)
 
 
 @pytest.fixture(scope="session")

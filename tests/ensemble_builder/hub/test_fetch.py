@@ -15,8 +15,9 @@ from huggingface_hub import constants
 from flexquant.engine.errors import FlexQuantError, InputError, UnsupportedModelError
 from flexquant.engine.hub_id import HubId
 from flexquant.engine.model_config import read_model_config
-from flexquant.ensemble_builder.hub.disk_room import Disk, Room, ensemble_bytes
+from flexquant.ensemble_builder.hub.disk_room import Disk, Room
 from flexquant.ensemble_builder.hub.fetch import fetch_checkpoint
+from flexquant.ensemble_builder.planned_ensemble import stored_bytes
 from flexquant.ensemble_builder.progress import Progress
 from support.hub import TOKEN, Hub, Repository, files_of
 
@@ -238,7 +239,7 @@ def test_quantized_checkpoints_for_a_pair(hub: Hub, tmp_path: Path) -> None:
 def test_too_small_a_disk_is_told_before_the_weights(hub: Hub, tmp_path: Path) -> None:
     hub.repositories["org/model"] = Repository({"main": FILES})
     out = tmp_path / "out"
-    built = ensemble_bytes(read_model_config(DOCS_LLAMA), (8.0, 3.0), 32)
+    built = stored_bytes(read_model_config(DOCS_LLAMA), (8.0, 3.0), 32)
 
     def room(*, cache: int, ensemble: int | None = None) -> Room:
         """One disk for both, or one each."""

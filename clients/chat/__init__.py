@@ -1,0 +1,1 @@
+"""`flexquant-chat`: a chat in the terminal."""

@@ -1,0 +1,1 @@
+"""`flexquant-top`: a live view of a daemon."""

@@ -1,0 +1,1 @@
+"""`flexquant-estimate`: what a model would take, before anything is downloaded, built or loaded."""
