@@ -6,7 +6,7 @@ import pytest
 
 from support.pages import PROGRAMS, Page, pages
 from support.reader import is_run, reader
-from support.reader_models import models
+from support.reader_models import write_models
 
 pytestmark = pytest.mark.e2e
 
@@ -15,12 +15,15 @@ PAGES = [page for page in pages() if any(is_run(page, block) and block.language 
 
 @pytest.fixture(scope="session")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return models(tmp_path_factory.mktemp("models"))
+    folder = tmp_path_factory.mktemp("kept")
+    write_models(folder)
+    return folder
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_page(page: Page, kept: Path, tmp_path: Path) -> None:
-    (tmp_path / "models").symlink_to(kept)
+    for name in ("models", "texts"):
+        (tmp_path / name).symlink_to(kept / name)
     with reader(tmp_path) as someone:
         for block in page.blocks:
             if is_run(page, block):

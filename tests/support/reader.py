@@ -9,6 +9,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,15 +31,17 @@ class Reader:
     """Runs blocks; a context ends its daemon.
 
     Args:
-        folder: Where commands run. It has links to the repository's folders, and `.venv`.
+        folder: Where commands run. It gets what pages name: folders of the repository, and `.venv`.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._daemon: RunningDaemon | None = None
         (folder / "home").mkdir()
-        for name in ("docker", "docs", "server", "services", "tests"):
+        for name in ("server", "tests"):
             (folder / name).symlink_to(ROOT / name)
+        for name in ("docker", "services"):  # which pages write into
+            shutil.copytree(ROOT / name, folder / name)
         (folder / ".venv").symlink_to(sys.prefix)
 
     def do(self, block: Block) -> None:
