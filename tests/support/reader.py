@@ -41,7 +41,7 @@ class Reader:
         for name in ("server", "tests"):
             (folder / name).symlink_to(ROOT / name)
         for name in ("docker", "services"):  # which pages write into
-            shutil.copytree(ROOT / name, folder / name)
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("models", "api_key.txt", ".env"))
         (folder / ".venv").symlink_to(sys.prefix)
 
     def do(self, block: Block) -> None:
