@@ -15,6 +15,7 @@ from functools import cache
 from importlib.metadata import EntryPoint
 from io import StringIO
 from pathlib import Path
+from textwrap import dedent
 from typing import IO, Final
 from unittest.mock import patch
 
@@ -121,19 +122,26 @@ def _section(command: Command) -> str:
     assert parser is not None
     parts = [f"## {command.name}", " ".join((parser.description or "").split())]
     if parser.usage:
-        parts.append(_verbatim(parser.usage))
+        parts.append(_verbatim("\n".join(line.strip() for line in parser.usage.splitlines())))
     if parser.prog == settings.PROGRAM:
         parts.append(f"Every setting is a flag: [settings]({SETTINGS_PAGE}) lists them.")
-    for group in parser._action_groups:
-        rows = [_row(parser, action) for action in group._group_actions if _is_told(parser, action)]
-        if rows:
-            own = group.title not in ("positional arguments", "options")
-            parts += [f"{group.title}:"] if own and group.title else []
-            parts.append(table(["argument", "is"], rows))
+    for title, rows in _tables(parser):
+        parts += [f"{title}:"] if title else []
+        parts.append(table(["argument", "is"], rows))
     parts += _choices(parser)
     if parser.epilog:
         parts.append(_verbatim(parser.epilog))
     return "\n\n".join(parts)
+
+
+def _tables(parser: argparse.ArgumentParser) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Titles and rows: the arguments that stand by themselves without a title, then those of groups."""
+    found: dict[str, list[tuple[str, str]]] = {"": []}
+    for group in parser._action_groups:
+        title = "" if group.title in ("positional arguments", "options") else group.title or ""
+        rows = [_row(parser, action) for action in group._group_actions if _is_told(parser, action)]
+        found.setdefault(title, []).extend(rows)
+    yield from ((title, rows) for title, rows in found.items() if rows)
 
 
 def _is_told(parser: argparse.ArgumentParser, action: argparse.Action) -> bool:
@@ -170,4 +178,4 @@ def _choices(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def _verbatim(shown: str) -> str:
-    return f"```text\n{shown.strip()}\n```"
+    return f"```text\n{dedent(shown).strip()}\n```"
