@@ -1,6 +1,7 @@
 """`python -m bench.live_picture`, from the repository's root: play the scene, and draw it."""
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -33,13 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 1
     where = when_and_where()
+    best, smallest = (size / 1e6 for size in scene.weights)
     conditions = (
-        f"A Llama of random weights, {scene.weights[0] / 1e6:.0f} MB at its best; two real processes, "
-        f"{simulated.memory // MIB} MiB for both; {where['machine']}; {where['date'][:10]}"
+        f"A Llama of random weights: {best:.0f} MB of them at its best, {smallest:.0f} MB while memory was short. "
+        f"Two real processes share {simulated.memory // MIB} MiB.",
+        f"{where['machine']}, load average {os.getloadavg()[0]:.1f}; {where['date'][:10]}",
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(draw(scene, conditions), encoding="utf-8")
-    best, smallest = (size / 1e6 for size in scene.weights)
     told = f"weights {best:.0f} to {smallest:.0f} MB and back; {len(scene.tokens)} tokens; {simulated.told}"
     sys.stdout.write(f"{options.out}: {told}\n")
     return 0

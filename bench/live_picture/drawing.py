@@ -13,8 +13,8 @@ RIGHT: Final = WIDTH - 20
 MEMORY: Final = (64, 268)
 """Top and bottom of the upper panel."""
 TOKENS: Final = (318, 408)
-HEIGHT: Final = 486
-BIN_S: Final = 1.0
+HEIGHT: Final = 494
+BIN_S: Final = 2.0
 """Tokens are counted over this span."""
 MB: Final = 1e6
 
@@ -39,12 +39,12 @@ text { font: 13px system-ui, -apple-system, "Segoe UI", sans-serif; fill: var(--
 Points = Sequence[tuple[float, float]]
 
 
-def draw(scene: Scene, conditions: str) -> str:
+def draw(scene: Scene, conditions: Sequence[str]) -> str:
     """The whole file.
 
     Args:
         scene: What was seen.
-        conditions: One line below the picture: model and machine.
+        conditions: Two lines below the picture: model and machine.
     """
     end = max(at for at, _ in scene.daemon)
     daemon = [(at, held / MB) for at, held in scene.daemon]
@@ -67,8 +67,8 @@ def draw(scene: Scene, conditions: str) -> str:
             *memory.axes(),
             *tokens.axes(),
             *_time_axis(tokens),
-            *_moment(memory, scene.took, "another program takes memory"),
-            *_moment(memory, scene.left, "it leaves"),
+            *_moment(memory, tokens, scene.took, "another program takes memory"),
+            *_moment(memory, tokens, scene.left, "it leaves"),
             _area("other", memory, other),
             _line("daemon", memory, daemon),
             _area("tokens", tokens, rates),
@@ -76,7 +76,10 @@ def draw(scene: Scene, conditions: str) -> str:
             "program (grey)</text>",
             f'<text class="name" x="14" y="{TOKENS[0] - 16}"><tspan class="said-tokens">tokens per second</tspan>, '
             "one conversation</text>",
-            f'<text x="14" y="{HEIGHT - 14}">{escape(conditions)}</text>',
+            *(
+                f'<text x="14" y="{HEIGHT - 34 + 18 * line}">{escape(told)}</text>'
+                for line, told in enumerate(conditions)
+            ),
             "</svg>\n",
         ]
     )
@@ -132,11 +135,12 @@ def _time_axis(panel: _Panel) -> list[str]:
     ]
 
 
-def _moment(panel: _Panel, at: float, what: str) -> list[str]:
-    x = panel.x(at)
+def _moment(upper: _Panel, lower: _Panel, at: float, what: str) -> list[str]:
+    x = upper.x(at)
+    rows = [(upper.top - 14, upper.bottom), (lower.top, lower.bottom)]
     return [
-        f'<line class="moment" x1="{x:.1f}" y1="{panel.top - 14}" x2="{x:.1f}" y2="{TOKENS[1]}" />',
-        f'<text x="{x + 5:.1f}" y="{panel.top - 4}">{escape(what)}</text>',
+        *(f'<line class="moment" x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}" />' for top, bottom in rows),
+        f'<text x="{x + 5:.1f}" y="{upper.top - 4}">{escape(what)}</text>',
     ]
 
 

@@ -24,8 +24,10 @@ SHARE: Final = 0.7
 """Of the elastic range: what the other program makes short."""
 GIVE_UP_S: Final = 300.0
 _QUESTION: Final = 64
-_MOST: Final = 1024
+_MOST: Final = 448
 """Tokens after which the conversation begins anew."""
+_FLAGS: Final = ("--parallel=1", "--context=512")
+"""One conversation: what is kept of earlier ones would only blur the picture."""
 
 
 class SceneError(Exception):
@@ -69,7 +71,7 @@ def play(ensemble: Path, machine: Machine, vocab: int, folder: Path) -> Scene:
     smallest = sizes[0]
     with (
         Hog(machine.memory, seconds=900) as hog,
-        running_daemon(folder, *machine.flags([hog.pid]), model=str(ensemble)) as daemon,
+        running_daemon(folder, *machine.flags([hog.pid]), *_FLAGS, model=str(ensemble)) as daemon,
     ):
         port = httpx.URL(daemon.url).port or 0
         conversation = Conversation(lambda: port, _QUESTION, _MOST, vocab)

@@ -26,18 +26,18 @@ def scene(seconds: int = 60) -> Scene:
 
 
 def test_picture_is_well_formed_and_tells_what_happened() -> None:
-    root = ET.fromstring(draw(scene(), "a machine & a model"))
+    root = ET.fromstring(draw(scene(), ["a model", "a machine & more"]))
     assert root.tag == f"{SVG}svg"
     title = root.findtext(f"{SVG}title") or ""
     assert "takes 400 MB" in title
     assert "gives 100 MB back" in title
     said = " ".join("".join(text.itertext()) for text in root.iter(f"{SVG}text"))
-    assert "a machine & a model" in said
+    assert "a model a machine & more" in said
     assert "another program takes memory" in said
 
 
 def test_everything_is_drawn_within_the_picture() -> None:
-    root = ET.fromstring(draw(scene(), ""))
+    root = ET.fromstring(draw(scene(), []))
     shapes = [*root.iter(f"{SVG}polyline"), *root.iter(f"{SVG}polygon")]
     assert len(shapes) == 3
     for shape in shapes:
@@ -49,7 +49,7 @@ def test_everything_is_drawn_within_the_picture() -> None:
 
 def test_picture_asks_nothing_of_others() -> None:
     """It is shown by sites that load neither scripts nor anything else for a picture."""
-    text = draw(scene(), "").replace('xmlns="http://www.w3.org/2000/svg"', "")
+    text = draw(scene(), []).replace('xmlns="http://www.w3.org/2000/svg"', "")
     assert not [word for word in ("http", "<script", "@import", "url(") if word in text]
     assert "prefers-color-scheme: dark" in text
 
