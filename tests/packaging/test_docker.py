@@ -1,7 +1,9 @@
 """The container files, as far as they can be judged without a container engine."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -19,6 +21,8 @@ DOCKER = ROOT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("Dockerfile*"))
 COMPOSE: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text())
 SERVICE: dict[str, Any] = COMPOSE["services"]["flexquant"]
+BESIDE = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+"""Where programs of this environment are looked for."""
 VARIABLES = {f"FLEXQUANT_{name.upper()}" for name in Settings.model_fields}
 
 
@@ -55,6 +59,14 @@ def test_health_check_of_the_image_tells_a_living_daemon_from_none(path: Path) -
         assert there != command[-1]
         assert subprocess.run([sys.executable, *command[1:-1], there], capture_output=True).returncode == 0
     assert subprocess.run([sys.executable, *command[1:-1], there], capture_output=True).returncode != 0
+
+
+@pytest.mark.skipif(shutil.which("hadolint", path=BESIDE) is None, reason="hadolint is not installed")
+def test_hadolint_finds_nothing() -> None:
+    hadolint = shutil.which("hadolint", path=BESIDE)
+    assert hadolint
+    done = subprocess.run([hadolint, *DOCKERFILES], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_build_gets_what_the_package_is_made_of_and_nothing_else() -> None:
