@@ -22,7 +22,7 @@ BENCHMARK := $(VENV)/.benchmark-$(FILE_LIST)
 CLIENTS := $(E2E_VENV)/.clients-$(shell cksum pyproject.toml | cut -d' ' -f1)
 NODE_CLIENT := tests/e2e/node/node_modules/.package-lock.json
 
-.PHONY: help serve test test-slow test-e2e pictures check format native-test native-sanitize native-arm soak bench demo clean
+.PHONY: help serve test test-slow test-e2e pictures check format docs native-test native-sanitize native-arm soak bench demo clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 17
@@ -51,11 +51,14 @@ check: $(DEVELOPMENT)  ## formatting, lint and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy $(addprefix -p flexquant.,$(PACKAGES))
 	$(VENV)/bin/mypy tests
-	$(VENV)/bin/mypy bench setup.py native_build.py
+	$(VENV)/bin/mypy bench docs setup.py native_build.py
 
 format: $(DEVELOPMENT)  ## format the code and mend what lint can mend
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+docs: $(INSTALLED)  ## renew what the pages of the reference take from the code
+	$(VENV)/bin/python -m docs.generate
 
 native-test:  ## compile and run the self test of the native kernels
 	$(PYTHON) native_build.py

@@ -3,19 +3,14 @@
 import asyncio
 import logging
 import re
-from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import pytest
 
-from flexquant.server.counts import Counts
-from flexquant.server.exposition import Metric
-from flexquant.server.scrape import GAUGES
 from support.fake_daemon import FakeDaemon, fake_daemon
 from support.prometheus import Scraped, scraped
 
-PAGE: Final = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 COMPLETIONS: Final = "/v1/completions"
 
 
@@ -204,17 +199,6 @@ def test_health_and_ready_are_503_after_the_engine_has_failed(monkeypatch: pytes
         for path in ("/health", "/ready"):
             answer = request(daemon, "GET", path)
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_failed")
-
-
-def row(metric: Metric) -> str:
-    labels = ", ".join(f"`{label}`" for label in metric.labels)
-    return f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |"
-
-
-def test_the_page_lists_exactly_the_metrics_there_are() -> None:
-    listed = [line for line in PAGE.read_text().splitlines() if line.startswith("| `")]
-    metrics_there_are: list[Metric] = [*Counts().all, *GAUGES]
-    assert listed == [row(metric) for metric in metrics_there_are]
 
 
 def test_names_follow_prometheus_conventions() -> None:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,24 +86,51 @@ def running_daemon(
         environment: Variables to add.
         start_seconds: Most time until it is ready.
     """
-    log_path = folder / "daemon.log"
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            serve_command("--model", model, "--port", "0", *arguments),
-            stdout=log,
-            stderr=log,
-            env=clean_environment(environment),
-        )
+    command = serve_command("--model", model, "--port", "0", *arguments)
+    running = daemon_of(command, folder / "daemon.log", clean_environment(environment), start_seconds=start_seconds)
     try:
-        yield RunningDaemon(_wait_until_ready(process, log_path, start_seconds), process, log_path)
+        yield running
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        _end(running.process)
+
+
+def daemon_of(
+    command: Sequence[str],
+    log_path: Path,
+    environment: Mapping[str, str],
+    *,
+    cwd: Path | None = None,
+    start_seconds: float = START_SECONDS,
+) -> RunningDaemon:
+    """Start a command that becomes a daemon, and wait until it is ready. Whoever calls ends it.
+
+    Args:
+        command: Listens on loopback.
+        log_path: For its output.
+        environment: All of it.
+        cwd: Folder that it runs in.
+        start_seconds: Most time until it is ready.
+
+    Raises:
+        AssertionError: It did not become ready; it does not run any more.
+    """
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=dict(environment), cwd=cwd)
+    try:
+        return RunningDaemon(_wait_until_ready(process, log_path, start_seconds), process, log_path)
+    except BaseException:
+        _end(process)
+        raise
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], log_path: Path, seconds: float) -> str:

@@ -1,0 +1,1 @@
+"""Writes what the pages of the reference take from the code."""
