@@ -13,6 +13,7 @@ from typing import Final
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.exl2.groups import runs
 from flexquant.engine.exl2.spec import COLUMN_MULTIPLE, Exl2Spec
+from flexquant.engine.layer_spec import LayerSpec
 from flexquant.engine.manifest import Manifest, Module, Move, Transition, TransitionSequence
 from flexquant.engine.model_config import LinearShape, ModelConfig
 from flexquant.engine.tensor_index import ITEM_BYTES, TensorEntry, TensorIndex
@@ -89,7 +90,7 @@ def _stores(config: ModelConfig, levels: Sequence[float], group_size: int, *, ne
         [*zip(levels, allocate_levels(shapes, levels, group_size, nested=nested), strict=True)]
     ):
         below = found[-1] if nested and found else None
-        specs = {
+        specs: dict[str, LayerSpec] = {
             shape.key: _spec(shape, sections[shape.key], group_size, residual=below is not None)
             for shape in shapes
             if shape.key in sections

@@ -18,6 +18,7 @@ from flexquant.engine.model_config import (
     read_model_config,
 )
 from flexquant.engine.tensor_index import TensorIndex
+from flexquant.ensemble_builder.levels import level_name
 from flexquant.ensemble_builder.slices import Columns, largest_step, slices_within
 
 if TYPE_CHECKING:

@@ -1,44 +1,36 @@
 """How finely an ensemble of a model would give memory back: computed from the config, before anything is built."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from flexquant.engine.model_config import LinearShape, ModelConfig
 from flexquant.ensemble_builder.any_precision.sizes import planes_and_tables
 from flexquant.ensemble_builder.any_precision.widths import widths_of
-from flexquant.ensemble_builder.bit_allocation import allocate
-from flexquant.ensemble_builder.report.ladder import module_bytes, payload, rungs
+from flexquant.ensemble_builder.planned_ensemble import planned_ensemble
+from flexquant.ensemble_builder.report.ladder import module_bytes, rungs
 from flexquant.ensemble_builder.report.sizes import Granularity
-
-Sizes = Callable[[LinearShape, Columns | None], list[int]]
-"""Bytes of a layer, or of some of its columns, at every level from best to smallest."""
+from flexquant.ensemble_builder.slices import Columns, largest_step, slices_within, steps_down
 
 
-def exl2_sizes(config: ModelConfig, levels: Sequence[float], group_size: int) -> Sizes:
-    """Return the sizes of layers in EXL2.
+def granularity_of(
+    config: ModelConfig, levels: Sequence[float], group_size: int, max_step: int | None = None
+) -> Granularity:
+    """Return the granularity of a sequence over all projections, or slices of them; their order does not matter.
 
     Args:
         config: The model's.
         levels: Bits of each level, falling; two or more.
         group_size: Weights per scale.
-    """
-    sections = [allocate(config.linears(), level, group_size) for level in levels]
-    return lambda shape, columns: [payload(shape, found[shape.key], group_size, columns) for found in sections]
-
-
-def any_precision_sizes(levels: Sequence[float]) -> Sizes:
-    """Return the sizes of layers in Any-Precision, at the levels at which they differ."""
-    return lambda shape, columns: planes_and_tables(shape, widths_of(shape, levels), columns)
-
-
-def granularity_of(config: ModelConfig, sizes_of: Sizes, max_step: int | None = None) -> Granularity:
-    """Return the granularity of a sequence over all projections, or slices of them; their order does not matter.
-
-    Args:
-        config: The model's.
-        sizes_of: Of its layers.
         max_step: Most bytes that a module gives back in one step; no limit if None.
     """
-    return Granularity.of_steps(list(_steps(config, sizes_of, max_step)))
+    planned = planned_ensemble(config, levels, group_size=group_size, max_step=max_step)
+    return Granularity.of(planned.sequence().footprint_bytes)
+
+
+def any_precision_granularity(config: ModelConfig, levels: Sequence[float], max_step: int | None = None) -> Granularity:
+    """Return the same of Any-Precision."""
+    steps = list(_steps(config, levels, max_step))
+    return Granularity.of([sum(steps) - gone for gone in accumulate(steps, initial=0)])
 
 
 def ladder_granularity(config: ModelConfig, levels: Sequence[float], group_size: int) -> Granularity:
@@ -58,11 +50,14 @@ def whole_levels_granularity(config: ModelConfig, levels: Sequence[float]) -> Gr
     return Granularity.of(footprints)
 
 
-def _steps(config: ModelConfig, sizes_of: Sizes, max_step: int | None) -> Iterator[int]:
+def _steps(config: ModelConfig, levels: Sequence[float], max_step: int | None) -> Iterator[int]:
     for shape in config.linears():
 
-        def step_of(columns: Columns | None, shape: LinearShape = shape) -> int:
-            return largest_step(sizes_of(shape, columns))
+        def sizes(columns: Columns | None, shape: LinearShape = shape) -> list[int]:
+            return planes_and_tables(shape, widths_of(shape, levels), columns)
+
+        def step_of(columns: Columns | None) -> int:
+            return largest_step(sizes(columns))  # used before the next turn
 
         for columns in slices_within(shape.out_features, step_of, max_step):
-            yield from steps_down(sizes_of(shape, columns))
+            yield from steps_down(sizes(columns))

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Final, get_args
 
@@ -15,8 +16,7 @@ from flexquant.ensemble_builder.arguments import new_parser, size
 from flexquant.ensemble_builder.levels import parse_levels
 from flexquant.ensemble_builder.options import GROUP_SIZE
 from flexquant.ensemble_builder.report.config_granularity import (
-    any_precision_sizes,
-    exl2_sizes,
+    any_precision_granularity,
     granularity_of,
     ladder_granularity,
     whole_levels_granularity,
@@ -57,13 +57,13 @@ def run(given: Sequence[str]) -> None:
     if args.method == "any-precision":
         check_levels(levels)
         rows = {"whole models, one per level": whole_levels_granularity(config, levels)}
-        sizes_of = any_precision_sizes(levels)
+        of = partial(any_precision_granularity, config, levels)
     else:
         rows = {"whole models, every 0.25 bits": ladder_granularity(config, levels, GROUP_SIZE)}
-        sizes_of = exl2_sizes(config, levels, GROUP_SIZE)
-    rows["projections"] = granularity_of(config, sizes_of)
+        of = partial(granularity_of, config, levels, GROUP_SIZE)
+    rows["projections"] = of()
     if args.max_step is not None:
-        rows[f"slices of at most {args.max_step} bytes"] = granularity_of(config, sizes_of, args.max_step)
+        rows[f"slices of at most {args.max_step} bytes"] = of(max_step=args.max_step)
     sys.stdout.write((_json(rows) if args.json else _table(rows)) + "\n")
 
 

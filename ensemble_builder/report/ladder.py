@@ -12,7 +12,6 @@ from flexquant.ensemble_builder.bit_allocation import Sections, allocate
 from flexquant.ensemble_builder.levels import NARROWEST, WIDEST
 from flexquant.ensemble_builder.options import GROUP_SIZE
 from flexquant.ensemble_builder.row_groups import groups_of
-from flexquant.ensemble_builder.slices import Columns
 
 STEP_BITS: Final = 0.25
 

@@ -18,8 +18,8 @@ from flexquant.engine.manifest import MANIFEST_NAME
 from flexquant.engine.model_config import read_model_config
 from flexquant.ensemble_builder.arguments import new_parser, size
 from flexquant.ensemble_builder.levels import check_nested, parse_levels
+from flexquant.ensemble_builder.options import GROUP_SIZE
 from flexquant.ensemble_builder.planned_ensemble import planned_ensemble, stored_bytes
-from flexquant.ensemble_builder.report.ladder import GROUP_SIZE
 from flexquant.ensemble_builder.report.sizes import storage_of
 from flexquant.server.estimate.figures import KV_TOKENS, Estimate, estimate_of
 from flexquant.server.model_source import DEMO, LEVELS, demo_folder

@@ -8,8 +8,6 @@ import pytest
 from flexquant.engine.model_config import ModelConfig
 from flexquant.ensemble_builder.cli import main
 from flexquant.ensemble_builder.report.config_granularity import (
-    any_precision_sizes,
-    exl2_sizes,
     granularity_of,
     ladder_granularity,
     whole_levels_granularity,
@@ -39,7 +37,7 @@ def test_slices_are_fifteen_times_finer_than_a_ladder_of_whole_models(
     name: str, max_step: int, levels: tuple[float, ...]
 ) -> None:
     ladder = ladder_granularity(SHAPES[name], levels, 32)
-    found = granularity_of(SHAPES[name], exl2_sizes(SHAPES[name], levels, 32), max_step)
+    found = granularity_of(SHAPES[name], levels, 32, max_step)
     assert found.most_bytes <= max_step
     assert ladder.mean_bytes >= 15 * found.mean_bytes
     assert ladder.most_bytes >= 10 * found.most_bytes
@@ -48,14 +46,14 @@ def test_slices_are_fifteen_times_finer_than_a_ladder_of_whole_models(
 @pytest.mark.parametrize("name", SHAPES)
 def test_what_is_not_cut_has_one_step_per_projection_and_transition(name: str) -> None:
     config: ModelConfig = SHAPES[name]
-    assert granularity_of(config, exl2_sizes(config, (8.0, 4.0), 32)).steps == len(config.linears())
-    three = granularity_of(config, exl2_sizes(config, (8.0, 4.0, 2.0), 32))
+    assert granularity_of(config, (8.0, 4.0), 32).steps == len(config.linears())
+    three = granularity_of(config, (8.0, 4.0, 2.0), 32)
     assert three.steps == 2 * (len(config.linears()) - 1) + 1  # the head has 6 bits at both lower levels
 
 
 def test_slices_give_back_what_whole_projections_do_but_for_what_every_slice_needs() -> None:
-    whole = granularity_of(SHAPES["8B"], exl2_sizes(SHAPES["8B"], (8.0, 4.0), 32))
-    cut = granularity_of(SHAPES["8B"], exl2_sizes(SHAPES["8B"], (8.0, 4.0), 32), 8 << 20)
+    whole = granularity_of(SHAPES["8B"], (8.0, 4.0), 32)
+    cut = granularity_of(SHAPES["8B"], (8.0, 4.0), 32, 8 << 20)
     assert cut.mean_bytes * cut.steps == pytest.approx(whole.mean_bytes * whole.steps, rel=1e-3)
 
 
@@ -100,7 +98,7 @@ def test_what_is_no_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_any_precision_bit_by_bit_is_finer_than_with_the_whole_model(name: str) -> None:
     levels = (8.0, 7.0, 6.0, 5.0, 4.0, 3.0)
     whole = whole_levels_granularity(SHAPES[name], levels)
-    modules = granularity_of(SHAPES[name], any_precision_sizes(levels))
+    modules = any_precision_granularity(SHAPES[name], levels)
     assert whole.steps == 5
     assert modules.steps == 5 * (len(SHAPES[name].linears()) - 1) + 2  # the head has 6 bits and more
     assert modules.steps * modules.mean_bytes == pytest.approx(whole.steps * whole.mean_bytes)
