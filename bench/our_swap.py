@@ -17,8 +17,6 @@ from flexquant.server.elastic_facade import SHRINK_SECONDS, SHRINK_SHARE
 _PROMPT: Final = 16
 _WARM: Final = 8
 _LOOK_SECONDS: Final = 0.001
-_TOKENS_PER_STEP: Final = 8
-"""At most, on average, before a sweep counts as stuck."""
 
 Sweep = dict[str, list[tuple[int, float]]]
 """By direction, `down` and `up`: per token the position that made it, and seconds since the token before."""
@@ -37,18 +35,25 @@ def paced_sweep(model: ElasticModel, last: int) -> Sweep:
     for a step as long as the daemon lets it.
     """
     samples: Sweep = {"down": [], "up": []}
-    with _generation(model, 2 * last * _TOKENS_PER_STEP) as generation:
+    generation = _generation(model, 2 * last)
+    try:
         budget = min(SHRINK_SHARE * _token_seconds(generation), SHRINK_SECONDS)
         before = time.perf_counter()
         for target in there_and_back(last):
             shrinks = target > model.position
             model.move_to(target, budget_s=budget if shrinks else 0.0)
             while model.moving:
+                if generation.finished:  # a growth may take many tokens: another sequence goes on
+                    generation.close()
+                    generation = _generation(model, 2 * last)
+                    before = time.perf_counter()
                 generation.step()
                 now = time.perf_counter()
                 samples["down" if shrinks else "up"].append((model.position, now - before))
                 before = now
             _check(model)
+    finally:
+        generation.close()
     return samples
 
 
