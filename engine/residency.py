@@ -6,7 +6,8 @@ is finer where transitions overlap only in part. A *block* is what an arena hold
 arena from one stage to the next.
 
 Where levels are nested, a variant consists of residuals and of what they are added to. Then a bundle has an arena for
-each: the residuals' one is there or empty, and the other does not change when they go.
+each: the residuals' one is there or empty, and the other does not change when they go. What a level of an Any-Precision
+model has, planes and tables beside those of the narrower ones, is residuals in this sense.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ class VariantSize:
     span: int
     """Bytes it takes in an arena, alignment included."""
     residual: bool = False
-    """Whether it is added to the next variant, which then has to be there, too."""
+    """Whether it is of use only together with the next variant, which then has to be there, too."""
 
 
 @dataclass(frozen=True, slots=True)
