@@ -41,10 +41,10 @@ class Variant(NamedTuple):
 
 X86: Final = ("x86_64", "amd64")
 ARM: Final = ("aarch64", "arm64")
+AVX512: Final = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mfma", "-mf16c")
 VARIANTS: Final = {
-    "kernels_avx512.cpp": Variant(
-        X86, ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mfma", "-mf16c")
-    ),
+    "kernels_avx512_vbmi.cpp": Variant(X86, (*AVX512, "-mavx512vbmi", "-mgfni")),
+    "kernels_avx512.cpp": Variant(X86, AVX512),
     "kernels_avx2.cpp": Variant(X86, ("-mavx2", "-mfma", "-mf16c")),
     "kernels_neon.cpp": Variant(ARM, ("-march=armv8.2-a+dotprod",)),
 }

@@ -29,7 +29,7 @@ using namespace selftest;
 std::vector<const fq::Kernels*> sets_of_this_machine() {
   const fq::Kernels* const compiled[] = {
 #if defined(__x86_64__)
-      &fq::kAvx512Kernels, &fq::kAvx2Kernels,
+      &fq::kAvx512VbmiKernels, &fq::kAvx512Kernels, &fq::kAvx2Kernels,
 #elif defined(__aarch64__)
       &fq::kNeonKernels,
 #endif

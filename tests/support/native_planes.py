@@ -127,7 +127,8 @@ def bound(layer: AnyPrecisionLayer, x: Tensor, level: int = -1) -> NDArray[np.fl
     steps = np.repeat(np.abs(units).max(axis=2) / 127, 32, axis=1)
     largest = np.abs(layer.tensors[level]["table"].astype(np.float64)).max(axis=1)
     sizes = np.abs(inputs) @ np.abs(weights).T
-    of_weights = (np.abs(inputs) + steps).sum(axis=1)[:, None] * largest / 65024
+    of_weights: NDArray[np.float64] = (np.abs(inputs) + steps).sum(axis=1)[:, None] * largest / 65024
     of_activations: NDArray[np.float64] = steps / 2 @ np.abs(weights).T
     of_floats = 1e-5 * sizes + 1e-6 * np.abs(layer.product(x.numpy(), level))
-    return of_activations + of_weights * 1.01 + of_floats
+    most: NDArray[np.float64] = of_activations + of_weights * 1.01 + of_floats
+    return most

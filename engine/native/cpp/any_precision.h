@@ -93,15 +93,13 @@ static void multiply_columns(const Planes& planes, const Inputs& x, int64_t firs
     for (int c = 0; c < kColumns; ++c) sums[r * kLanes + c] = sum_of(acc[r][c]) * scales[column + c];
 }
 
-// Columns that go through a chunk together: as many as registers allow.
-constexpr int columns_at_once(int rows, int bits) {
-  return rows * (bits <= 5 ? 1 : 2) <= 2 ? 4 : rows * (bits <= 5 ? 1 : 2) <= 4 ? 2 : 1;
-}
+// Columns that go through a chunk together, as many as registers allow: they share the loads of activations.
+constexpr int columns_at_once(int rows) { return rows <= 2 ? kQuad : 2; }
 
 template <int kRows, int kBits>
 static void multiply_blocks(const Planes& planes, const Inputs& x, int64_t first_place, int first, int count,
                             float* sums) {
-  constexpr int kColumns = columns_at_once(kRows, kBits);
+  constexpr int kColumns = columns_at_once(kRows);
   for (int block = first; block < first + count; ++block, sums += kRows * kLanes) {
     for (int lane = 0; lane < kLanes; lane += kColumns) {
       const int64_t column = static_cast<int64_t>(block) * kLanes + lane;

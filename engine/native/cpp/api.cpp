@@ -22,7 +22,7 @@ constexpr int kAbiVersion = 5;
 // Best first.
 const Kernels* const kSets[] = {
 #if defined(__x86_64__)
-    &kAvx512Kernels, &kAvx2Kernels,
+    &kAvx512VbmiKernels, &kAvx512Kernels, &kAvx2Kernels,
 #elif defined(__aarch64__)
     &kNeonKernels,
 #endif
@@ -32,6 +32,9 @@ const Kernels* const kSets[] = {
 bool runs_here(const Kernels* set) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
+  if (set == &kAvx512VbmiKernels) {
+    return runs_here(&kAvx512Kernels) && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("gfni");
+  }
   if (set == &kAvx512Kernels) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&

@@ -27,7 +27,7 @@ struct Kernels {
 };
 
 // Each is defined where its instruction set can be compiled.
-extern const Kernels kAvx512Kernels, kAvx2Kernels, kNeonKernels, kPortableKernels;
+extern const Kernels kAvx512VbmiKernels, kAvx512Kernels, kAvx2Kernels, kNeonKernels, kPortableKernels;
 
 // Whether this ARM machine has the dot products that kNeonKernels needs.
 bool neon_dot_products();

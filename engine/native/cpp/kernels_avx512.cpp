@@ -1,6 +1,6 @@
-// AVX-512 with VNNI: Intel from Ice Lake and Cascade Lake on, AMD from Zen 4 on.
+// AVX-512 with VNNI: Intel from Cascade Lake on, AMD from Zen 4 on.
 #define FQ_ISA avx512
-#include "bytes_avx512.h"
+#include "lookup_avx512_bw.h"
 // clang-format off: the headers of the instruction set come first
 #include "kernels_body.h"
 
