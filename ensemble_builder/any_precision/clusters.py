@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from flexquant.ensemble_builder.any_precision.sorted_rows import Bounds, Floats, SortedRows
 from flexquant.ensemble_builder.any_precision.splitting import split
+from flexquant.ensemble_builder.single_thread import single_thread
 
 ROUNDS: Final = 50
 """Most rounds of Lloyd's algorithm."""
@@ -21,8 +22,8 @@ MOVES: Final = 24
 """Most clusters that are moved elsewhere in a row."""
 LEAST_GAIN: Final = 2e-5
 """Of what the clusters explain of a row: a move that adds less is the last one."""
-TOGETHER: Final = 1 << 20
-"""Weights that are clustered at once; each takes about 150 bytes meanwhile."""
+TOGETHER: Final = 1 << 16
+"""Weights that are clustered at once; they should stay in a core's cache, and each takes about 150 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,11 @@ def cluster(matrix: NDArray[np.float32], importance: NDArray[np.float32], widths
         widths: Bits, 1 to 8, ascending.
     """
     rows = max(1, TOGETHER // matrix.shape[1])
-    found = [
-        _cluster(SortedRows.of(matrix[at : at + rows], importance[at : at + rows]), widths)
-        for at in range(0, len(matrix), rows)
-    ]
+    with single_thread():
+        found = [
+            _cluster(SortedRows.of(matrix[at : at + rows], importance[at : at + rows]), widths)
+            for at in range(0, len(matrix), rows)
+        ]
     return Clusters(
         np.concatenate([part.codes for part in found]),
         {width: np.concatenate([part.tables[width] for part in found]) for width in widths},

@@ -18,6 +18,7 @@ from flexquant.engine.torch_tensors import read_tensor
 from flexquant.ensemble_builder.any_precision.sizes import planes_and_tables
 from flexquant.ensemble_builder.any_precision.widths import widths_of
 from flexquant.ensemble_builder.cli import main
+from flexquant.ensemble_builder.hub.disk_room import ensemble_bytes
 from flexquant.ensemble_builder.pruned_ensemble import disk_bytes
 from support.any_precision_files import Codes, packed_checkpoint, weights_of
 from support.elastic_models import generate, move
@@ -25,6 +26,7 @@ from support.tiny_checkpoint import FAMILIES, TEXT, tiny_checkpoint, write_texts
 
 QUICK = ("--preset", "quick")
 LEVELS = (5.0, 4.0, 3.0)
+NAMES = ["5.0", "4.0", "3.0"]
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +68,20 @@ def test_the_manifest_says_what_lies_on_what_and_what_it_takes(built: Path) -> N
     assert manifest.quantization.group_size is None
     shapes = {shape.key: shape for shape in read_model_config(built / "levels" / "5.0").linears()}
     for module in manifest.modules:
-        assert [variant.level for variant in module.variants] == (["3.0"] if module.linear == HEAD else manifest_levels)
+        assert [variant.level for variant in module.variants] == (["3.0"] if module.linear == HEAD else NAMES)
         sizes = [variant.bytes for variant in module.variants]
         assert sizes == planes_and_tables(shapes[module.linear], widths_of(shapes[module.linear], LEVELS))
     assert len(manifest.sequences["projection"].transitions) == 2 * 7 * 2
     assert len(manifest.sequences["block"].transitions) == 2 * 2 * 2
 
 
-manifest_levels = ["5.0", "4.0", "3.0"]
+def test_what_it_takes_on_disk_is_known_before(built: Path) -> None:
+    """But for JSON, the tokenizer and the norms."""
+    manifest = read_manifest(built)
+    expected = ensemble_bytes(read_model_config(built / "levels" / "3.0"), LEVELS, 32, "any-precision")
+    assert manifest.embedding_bytes + sum(module.variants[0].bytes for module in manifest.modules) == expected
+    tensors = sum((store / "quantized.safetensors").stat().st_size for store in stores(built))
+    assert 0 < tensors - (expected - manifest.embedding_bytes) < 20_000  # headers
 
 
 def test_more_bits_are_better(built: Path) -> None:
@@ -91,7 +99,7 @@ def test_the_engine_has_the_weights_of_every_position(built: Path) -> None:
             move(running, position)
             for module in manifest.modules:
                 variant, weights = running.weights_of(module.name)
-                levels = len(manifest.levels) - manifest_levels.index(module.variants[variant].level)
+                levels = len(manifest.levels) - NAMES.index(module.variants[variant].level)
                 assert np.array_equal(weights.T[: module.out_features], weights_of(files[:levels], module.linear))
             generate(running, tokens=3)
     finally:
