@@ -80,7 +80,7 @@ def test_a_limit_holds_and_a_refusal_is_told_in_words(page: Page, daemon: Runnin
     slider.focus()
     page.keyboard.press("End")
     page.keyboard.press("Enter")
-    expect(page.locator("#control-outcome")).to_contain_text("is beyond worst_position 4")
+    expect(page.locator("#control-outcome")).to_contain_text("is beyond worst_position 4. Raise the limit")
     expect(page.locator("#control-outcome")).to_have_class("problem")
 
     page.get_by_role("button", name="No limit").click()
