@@ -6,11 +6,13 @@ A page has a few colours, and some thousand shades of them where letters end; no
 import base64
 import struct
 import zlib
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
-from playwright.sync_api import BrowserContext
+
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext
 
 COLOURS: Final = 256
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
@@ -27,7 +29,7 @@ _DECODE: Final = """async (png) => {
 }"""
 
 
-def small_png(context: BrowserContext, screenshot: bytes) -> bytes:
+def small_png(context: "BrowserContext", screenshot: bytes) -> bytes:
     """The same picture in fewer bytes; the browser decodes it."""
     page = context.new_page()
     width, height, data = page.evaluate(_DECODE, base64.b64encode(screenshot).decode())

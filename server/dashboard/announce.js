@@ -10,19 +10,20 @@ const SETTLED_MS = 1500;
 export function announceChanges(store) {
   const place = byId("announcement");
   let told = null;
+  let seen = null;
   let timer = null;
 
   function tell() {
-    const now = summary(store.state);
-    const news = Object.keys(now).filter((name) => now[name] !== told[name]);
-    told = now;
-    if (news.length) say(place, news.map((name) => now[name]).join(" ").trim());
+    const news = Object.keys(seen).filter((name) => seen[name] !== told[name]);
+    told = seen;
+    if (news.length) say(place, news.map((name) => told[name]).join(" ").trim());
   }
 
   store.subscribe((state) => {
     const now = summary(state);
     told ??= now; // what there was at the beginning is no news
-    if (now === null || Object.keys(now).every((name) => now[name] === told[name])) return;
+    if (now === null || JSON.stringify(now) === JSON.stringify(seen)) return;
+    seen = now;
     clearTimeout(timer);
     timer = setTimeout(tell, SETTLED_MS);
   });

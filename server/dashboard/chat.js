@@ -8,6 +8,7 @@ import { counted, rate } from "./format.js";
 const CHAT = "/v1/chat/completions";
 const COMPLETIONS = "/v1/completions";
 const NEAR_END_PX = 40;
+const SHOWN_EVERY_MS = 80; // tokens can come faster than a browser lays out a long text
 
 /** The chat box. */
 export class Chat {
@@ -133,8 +134,9 @@ export class Chat {
 class Answer {
   text = "";
   summary = "";
-  #text;
   #note;
+  #shown = new Text("");
+  #timer = null;
   #grown;
   #here;
   #start = null;
@@ -145,7 +147,7 @@ class Answer {
   /** `grown()` is called when there is more of it; `here()` gives the model's position. */
   constructor(bubble, grown, here) {
     this.#here = here;
-    this.#text = bubble.querySelector("p");
+    bubble.querySelector("p").append(this.#shown);
     this.#note = html("small", {}, "waiting …");
     bubble.append(this.#note);
     this.#grown = grown;
@@ -169,13 +171,20 @@ class Answer {
     if (!piece) return;
     this.#first ??= performance.now();
     this.text += piece;
-    this.#text.append(piece);
+    this.#timer ??= setTimeout(() => this.#show(), SHOWN_EVERY_MS);
+  }
+
+  #show() {
+    this.#timer = null;
+    this.#shown.data = this.text;
     this.#tellPosition();
     this.#grown();
   }
 
   /** It is over; `remark` says why, if there is something to say. */
   end(remark, problem = false) {
+    clearTimeout(this.#timer);
+    this.#show();
     this.summary = [remark, this.#took()].filter(Boolean).join(" · ");
     this.#note.classList.toggle("problem", problem);
     say(this.#note, this.summary);

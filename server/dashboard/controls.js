@@ -98,7 +98,8 @@ export class Controls {
       this.#link.take(elastic);
       tell(outcome(wish, elastic));
     } catch (error) {
-      tell(error.message, true);
+      const beyond = wish.position > this.#store.state.elastic.worst_position;
+      tell(beyond ? `${error.message} Raise the limit, or choose a position within it.` : error.message, true);
     } finally {
       this.#busy = false;
     }

@@ -17,7 +17,7 @@ export function showDecisions(store) {
 }
 
 /** The newest of each run of the same decision that moves nothing, and how many there were. */
-function runsOf(decisions) {
+export function runsOf(decisions) {
   const runs = [];
   for (const decision of decisions) {
     const last = runs.at(-1);
@@ -30,11 +30,12 @@ function runsOf(decisions) {
 function item({ decision, times }) {
   const { title, why, kind } = decisionInWords(decision);
   const when = new Date(decision.when * 1000);
+  const because = times > 1 ? ` ${times} times: ${why}` : ` ${why}`;
   return html(
     "li",
     { class: kind },
     html("span", { class: "mark", "aria-hidden": "true" }, MARKS[kind]),
     html("time", { datetime: when.toISOString() }, clock(when)),
-    html("div", {}, html("strong", {}, title), times > 1 ? ` ${times} times: ${why}` : ` ${why}`, html("small", {}, decision.why)),
+    html("div", {}, html("strong", {}, title), because, html("small", {}, decision.why)),
   );
 }

@@ -30,7 +30,7 @@ export function perplexity(value) {
 
 /** Something per second. */
 export function rate(value) {
-  return value >= 10 ? value.toFixed(0) : value.toFixed(1);
+  return value >= 10 || value === 0 ? value.toFixed(0) : value.toFixed(1);
 }
 
 /** A time of day; `milliseconds` since 1970. */

@@ -109,6 +109,14 @@ def test_decisions_are_there_once_and_the_newest_first(idle: Page, known: list[A
     assert [item["when"] for item in once] == sorted((item["when"] for item in once), reverse=True)
 
 
+def test_runs_of_what_moves_nothing_are_one_item(idle: Page) -> None:
+    seen = [("caches", 3, 3), ("caches", 3, 3), ("shrink", 1, 3), ("shrink", 0, 1), ("caches", 0, 0), ("floor", 0, 0)]
+    decisions = [{"what": what, "from_position": start, "to_position": end} for what, start, end in seen]
+    code = "({runsOf}, decisions) => runsOf(decisions).map(({decision, times}) => [decision.what, times])"
+    found = run(idle, "decisions", code, decisions)
+    assert found == [["caches", 2], ["shrink", 1], ["shrink", 1], ["caches", 1], ["floor", 1]]
+
+
 @QUICK
 @given(most=st.floats(1, 2**45), count=st.integers(1, 5))
 def test_ticks_are_few_even_and_within(idle: Page, most: float, count: int) -> None:

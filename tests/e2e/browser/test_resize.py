@@ -73,14 +73,14 @@ def test_a_limit_holds_and_a_refusal_is_told_in_words(page: Page, daemon: Runnin
     page.get_by_label("Never beyond position").fill("4")
     page.get_by_role("button", name="Set limit").click()
     expect(page.locator("#control-outcome")).to_contain_text("Never beyond position 4")
-    expect(page.locator("#sequence-chart .forbidden")).to_be_attached()
+    expect(page.locator("#sequence-chart .forbidden").first).to_be_attached()
     assert state(daemon)["worst_position"] == 4
 
     slider = page.get_by_role("slider")
     slider.focus()
     page.keyboard.press("End")
     page.keyboard.press("Enter")
-    expect(page.locator("#control-outcome")).to_contain_text("is beyond worst_position 4")
+    expect(page.locator("#control-outcome")).to_contain_text("is beyond worst_position 4. Raise the limit")
     expect(page.locator("#control-outcome")).to_have_class("problem")
 
     page.get_by_role("button", name="No limit").click()
