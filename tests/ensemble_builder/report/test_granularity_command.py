@@ -8,6 +8,7 @@ import pytest
 from flexquant.engine.model_config import ModelConfig
 from flexquant.ensemble_builder.cli import main
 from flexquant.ensemble_builder.report.config_granularity import (
+    any_precision_granularity,
     granularity_of,
     ladder_granularity,
     whole_levels_granularity,
