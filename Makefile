@@ -43,8 +43,10 @@ test-e2e: $(DEVELOPMENT) $(CLIENTS) $(NODE_CLIENT)  ## other people's clients, a
 	$(E2E_VENV)/bin/python -m pytest -m clients -W ignore tests/e2e/clients tests/e2e/browser $(ARGS)
 	$(VENV)/bin/pytest -m terminal tests/e2e/terminal $(ARGS)
 
-pictures: $(DEVELOPMENT) $(CLIENTS)  ## make the dashboard's pictures in docs/images anew; needs Chromium
-	$(E2E_VENV)/bin/python -m bench.pictures $(ARGS)
+pictures: $(DEVELOPMENT) $(CLIENTS)  ## make the pictures in docs/images anew; needs Chromium and tmux
+	$(E2E_VENV)/bin/python -m bench.pictures.dashboard
+	$(VENV)/bin/python -m bench.pictures.terminal
+	$(VENV)/bin/python -m bench.live_picture
 
 check: $(DEVELOPMENT)  ## formatting, lint and types
 	$(VENV)/bin/ruff format --check .
