@@ -130,7 +130,7 @@ def open_store(folder: Path, level: str, bits: float, absent: Collection[str] = 
     return Store(level, bits, index, config, specs, below, method)
 
 
-def model_weights(folder: Path) -> DenseWeights:
+def model_weights(folder: Path) -> "DenseWeights":
     """Return the weights of a folder that is a model by itself: unquantized, in EXL2, or an ensemble's smallest level.
 
     Raises:
