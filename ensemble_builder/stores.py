@@ -139,6 +139,8 @@ def model_weights(folder: Path) -> "DenseWeights":
     method, _ = _quantization(folder)
     if method == "any-precision":
         return open_store(folder, "", 0.0).opened()
+    from flexquant.engine.weights import Exl2Weights
+
     return Exl2Weights(TensorIndex.open(folder), read_model_config(folder))
 
 
