@@ -4,7 +4,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -13,6 +13,9 @@ from flexquant.ensemble_builder.any_precision.sorted_rows import Bounds, SortedR
 from flexquant.ensemble_builder.any_precision.splitting import split
 
 Matrix = NDArray[np.float32]
+
+unhurried = settings(deadline=None, max_examples=50)
+"""How long an example takes depends on what else the machine does."""
 
 numbers = st.one_of(
     st.floats(-4, 4, width=32),
@@ -49,6 +52,7 @@ def spread_of(values: NDArray[np.float64], weights: NDArray[np.float64]) -> floa
     return float((weights * (values - np.average(values, weights=weights)) ** 2).sum())
 
 
+@unhurried
 @given(matrices(), widths())
 def test_every_width_is_a_prefix_of_the_widest(given_rows: tuple[Matrix, Matrix], bits: list[int]) -> None:
     matrix, importance = given_rows
@@ -61,6 +65,7 @@ def test_every_width_is_a_prefix_of_the_widest(given_rows: tuple[Matrix, Matrix]
         assert found.tables[width].shape == (len(matrix), 1 << width)
 
 
+@unhurried
 @given(matrices(), widths())
 def test_codes_rise_with_the_weights_and_tables_ascend(given_rows: tuple[Matrix, Matrix], bits: list[int]) -> None:
     matrix, importance = given_rows
@@ -77,6 +82,7 @@ def test_codes_rise_with_the_weights_and_tables_ascend(given_rows: tuple[Matrix,
         assert (used <= matrix.max(axis=1, keepdims=True).astype(np.float16)).all()
 
 
+@unhurried
 @given(matrices(), st.integers(1, 4))
 def test_the_error_never_rises_with_bits(given_rows: tuple[Matrix, Matrix], width: int) -> None:
     rows = SortedRows.of(*given_rows)

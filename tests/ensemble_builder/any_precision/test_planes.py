@@ -1,12 +1,13 @@
 """Bit planes: every bit of every code is where the format says."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexquant.ensemble_builder.any_precision.planes import planes_of
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(1, 8), st.integers(1, 3), st.integers(1, 3), st.data())
 def test_bit_i_of_word_w_is_column_32_w_plus_i(width: int, rows: int, words: int, data: st.DataObject) -> None:
     seed = data.draw(st.integers(0, 1000))
