@@ -28,7 +28,7 @@ SEPARATOR: Final = "\n\n"
 """Between documents."""
 
 
-def sample_text(model: Path, tokens: int, seed: int, progress: Progress) -> str:
+def sample_text(model: Path, tokens: int, seed: int, progress: Progress, name: str = "text") -> str:
     """Let a model write.
 
     Args:
@@ -36,6 +36,7 @@ def sample_text(model: Path, tokens: int, seed: int, progress: Progress) -> str:
         tokens: The text has at least so many, counted by the tokenizer.
         seed: The same seed gives the same text.
         progress: Is told about the tokens.
+        name: What the text is, for who watches.
 
     Raises:
         CheckpointError: The checkpoint cannot be read.
@@ -53,7 +54,7 @@ def sample_text(model: Path, tokens: int, seed: int, progress: Progress) -> str:
     documents: list[str] = []
     text, counted = "", 0
     threads = worthwhile_threads(config.hidden_size * config.intermediate_size)
-    with threads, progress.stage("sampling text", tokens) as stage:
+    with threads, progress.stage(f"sampling {name}, tokens", tokens) as stage:
         while counted < tokens:
             sequences = min(most, -(-(tokens - counted) // length))
             for row in sample_tokens(decoder, start, sequences, length, generator, stage).tolist():

@@ -33,7 +33,8 @@ def text_windows(text: Path | None, tokens: int, *, model: Path, seed: int, kept
     if text is not None:
         return Windows.of_text(read_text(text), text.name, tokenizer, config, limit=limit)
     if not kept.exists():
-        write_atomically(kept, sample_text(model, limit * window, seed, progress).encode())
+        name = f"{kept.stem} text"
+        write_atomically(kept, sample_text(model, limit * window, seed, progress, name).encode())
     return Windows.of_text(read_text(kept), f"sampled from the model, seed {seed}", tokenizer, config, limit=limit)
 
 

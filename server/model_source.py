@@ -145,7 +145,11 @@ def _built(
     with (cache / f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second daemon waits for the first one's build
         if not (folder / MANIFEST_NAME).is_file():
-            log.info("building an ensemble of %s in %s; this is done once", source, folder)
+            log.info(
+                "building an ensemble of %s in %s; this is done once, and starting again goes on where it was stopped",
+                source,
+                folder,
+            )
             done = subprocess.run(
                 [*BUILDER, *arguments, "--preset", "quick", "--out", str(folder)], stdout=sys.stderr, check=False
             )

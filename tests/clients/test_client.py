@@ -148,7 +148,7 @@ def test_a_stream_that_is_left_early_is_closed() -> None:
     stream = Stream()
     pieces = _client(lambda _: httpx.Response(200, stream=stream)).completions("Once", stream=True)
     assert next(pieces).text == "x"
-    pieces.close()  # type: ignore[attr-defined]  # it is a generator; the type promises an iterator only
+    pieces.close()
     assert stream.closed
 
 

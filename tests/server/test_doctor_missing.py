@@ -42,7 +42,10 @@ def test_nothing_is_missing() -> None:
 
 
 def test_without_a_compiler_one_is_asked_for_first() -> None:
-    bare = {"compute": {"kernels": "torch"}, "system": {"huge_pages": "madvise", "compiler": None}}
+    bare: dict[str, dict[str, Any]] = {
+        "compute": {"kernels": "torch"},
+        "system": {"huge_pages": "madvise", "compiler": None},
+    }
     assert "install g++ or clang++, then" in missing(WHOLE | bare, "linux").text()
 
 

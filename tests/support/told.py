@@ -97,6 +97,6 @@ def reading(at: float = NOW, tokens: int = 100, **changes: object) -> Reading:
     return Reading(at, elastic(**changes), Load(running=1, waiting=2, requests=5, generated_tokens=tokens))
 
 
-def view(**changes: object) -> View:
+def view(**changes: Any) -> View:
     """A view after one reading."""
     return View("http://here:8000").read(reading(**changes), "my-llama")

@@ -29,7 +29,7 @@ def _stream(texts: Sequence[str], path: str) -> Iterator[bytes]:
     for text in texts:
         said = {"delta": {"content": text}} if chat else {"text": text}
         yield f"data: {json.dumps({'choices': [{**said, 'finish_reason': None}]})}\n\n".encode()
-    end = {"delta": {}} if chat else {"text": ""}
+    end: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
     yield f"data: {json.dumps({'choices': [{**end, 'finish_reason': 'stop'}]})}\n\n".encode()
     yield f"data: {json.dumps({'choices': [], 'usage': USAGE})}\n\ndata: [DONE]\n\n".encode()
 
