@@ -1,7 +1,7 @@
 """Pictures of the dashboard: the real daemon with the demo model, in the middle of a resize, under load.
 
-`python -m bench.pictures.dashboard` writes them to docs/images. A hog takes the memory of a simulated machine and gives it back,
-two streams run, somebody asks in the page's chat, and in the end the hog comes back: then each page is pictured.
+`python -m bench.pictures.dashboard` writes them to docs/images. A hog takes the memory of a simulated machine and gives
+it back, two streams run, somebody asks in the page's chat, and in the end the hog comes back: then each page is pictured.
 """
 
 import argparse
@@ -120,7 +120,9 @@ def take(folder: Path) -> list[Path]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the pictures, and say how large they are."""
-    parser = argparse.ArgumentParser(prog="python -m bench.pictures.dashboard", description="Pictures of the dashboard.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.pictures.dashboard", description="Pictures of the dashboard."
+    )
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write them to (default: docs/images)")
     folder: Path = parser.parse_args(arguments).out
     folder.mkdir(parents=True, exist_ok=True)

@@ -48,13 +48,15 @@ export class Chat {
     this.#showRunning();
     const answer = new Answer(bubble, () => this.#follow(), () => this.#store.state.elastic?.position);
     const { signal } = this.#running;
+    let answered = true;
     try {
       await this.#stream(answer, signal);
       answer.end("");
     } catch (error) {
+      answered = false;
       answer.end(signal.aborted ? "stopped" : error.message, !signal.aborted);
     }
-    if (answer.text) messages.push({ role: "assistant", content: answer.text });
+    if (answered || answer.text) messages.push({ role: "assistant", content: answer.text });
     else this.#takeBack(messages, question);
     this.#running = null;
     this.#showRunning();

@@ -226,7 +226,7 @@ def test_sample_text(model: Path, tmp_path: Path, complaint: Say) -> None:
         (["--levels", "3,8"], 2, "levels must fall"),
         (["--levels", "8,8"], 2, "levels must fall"),
         (["--levels", "8,1"], 2, "1 bits is outside 2 to 8"),
-        (["--checkpoint", "elsewhere"], 2, "--checkpoint cannot be used with MODEL"),
+        (["--checkpoint", "elsewhere"], 2, "--checkpoint cannot be used with an unquantized MODEL"),
         (["--group-size", "48"], 2, "group size 48"),
         (["--unit", "row"], 2, "--unit row: 'row' is no unit"),
         (["--calibration", "nowhere.txt"], 3, "nowhere.txt: cannot be read"),

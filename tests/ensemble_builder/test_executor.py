@@ -69,7 +69,7 @@ def test_figures_come_one_by_one(
 def test_a_process_that_was_killed(setup: EvaluationSetup, candidates: list[tuple[int, ...]]) -> None:
     with executor(setup, workers=2) as execute:
         assert isinstance(execute, LocalProcesses)
-        found = execute(top(setup), candidates)
+        found = execute(top(setup), candidates * 50)  # more than they can have done by then
         next(found)
         for process in execute.processes:
             assert process.pid is not None

@@ -40,4 +40,4 @@ def test_without_any_sign_of_a_gpu_nothing_is_loaded() -> None:
 
 
 def test_it_is_a_section_of_the_command() -> None:
-    assert [section.name for section in command.sections()] == ["memory", "compute", "gpu"]
+    assert [section.name for section in command.sections()] == ["memory", "compute", "system", "gpu", "missing"]
