@@ -17,10 +17,10 @@ class Pace:
     thread needs, such as the interpreter's lock.
 
     Args:
-        clock: Steady seconds.
+        clock: Seconds that the calling thread has worked.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, clock: Callable[[], float] = time.thread_time) -> None:
         self.computing = False
         """Whether somebody computes; the engine thread sets it."""
         self._clock = clock
