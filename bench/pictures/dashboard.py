@@ -1,7 +1,7 @@
 """Pictures of the dashboard: the real daemon with the demo model, in the middle of a resize, under load.
 
 `python -m bench.pictures.dashboard` writes them to docs/images. A hog takes the memory of a simulated machine and gives
-it back, two streams run, somebody asks in the page's chat, and in the end the hog comes back: then each page is pictured.
+it back, two streams run, somebody asks in the chat, and in the end the hog comes back: then each page is pictured.
 """
 
 import argparse
