@@ -76,8 +76,8 @@ def _available(client: Client) -> int:
 def _chat(folder: Path) -> str:
     with running_daemon(folder, "--pin", "0") as daemon, terminal(folder, columns=COLUMNS, rows=ROWS) as window:
         command = [sys.executable, "-m", "flexquant.clients.chat", "--url", daemon.url, "--no-history"]
-        window.run("clear")
-        window.run(*command, "--max-tokens", "32", "--seed", "4", "--temperature", "0.7")
+        # Cleared once more after it was typed: where the interpreter lies is nobody's business.
+        window.run("sh", "-c", 'clear; exec "$@"', "sh", *command, "--max-tokens=32", "--seed=4", "--temperature=0.7")
         window.until("/help lists")
         for line, then in (
             ("What does the function return?", "cut off"),
