@@ -7,6 +7,8 @@ from typing import Final
 
 SHARE: Final = 0.1
 """Of one core's time, what reading takes while somebody computes."""
+LEAST_S: Final = 0.0005
+"""Work that is not worth a rest: it is added to what follows. A sleeper wakes up later than it wanted."""
 
 
 class Pace:
@@ -41,6 +43,9 @@ class Pace:
         """A piece of work is done. Called on the thread that reads."""
         if self._hurry.is_set():
             return
+        worked = self._clock() - self._began
+        if worked < LEAST_S:
+            return
         if self.computing:
-            self._hurry.wait((self._clock() - self._began) * (1 / SHARE - 1))
+            self._hurry.wait(worked * (1 / SHARE - 1))
         self._began = self._clock()

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from flexquant.engine.pace import SHARE, Pace
+from flexquant.engine.pace import LEAST_S, SHARE, Pace
 
 
 class Clock:
@@ -29,6 +29,22 @@ def test_a_piece_of_work_is_followed_by_rest_in_proportion() -> None:
     clock.now += 0.01
     assert rested(pace) >= 0.9 * 0.01 * (1 / SHARE - 1)
     assert rested(pace) < 0.05, "no work was done since"
+
+
+def test_small_pieces_are_rested_for_together() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    pace.computing = True
+    pace.slow_down()
+    pieces = 100
+    began = time.monotonic()
+    for _ in range(pieces):
+        clock.now += LEAST_S / 4
+        pace.rest()
+    assert time.monotonic() - began >= 0.9 * (pieces // 4 - 1) * LEAST_S * (1 / SHARE - 1)
+    pace.slow_down()
+    clock.now += LEAST_S / 2
+    assert rested(pace) < 1
 
 
 def test_nobody_rests_when_nobody_computes_or_when_there_is_a_hurry() -> None:
