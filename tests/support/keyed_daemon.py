@@ -42,10 +42,10 @@ class KeyedDaemon:
         Raises:
             AssertionError: It did not, for a minute.
         """
-        before = self._left()
+        before = self.clients_that_left()
         yield
         deadline = time.monotonic() + 60
-        while self._left() == before or self._running() != 0:
+        while self.clients_that_left() == before or self._running() != 0:
             assert time.monotonic() < deadline, f"the answer went on:\n{self.daemon.log()}"
             time.sleep(0.05)
 
@@ -59,7 +59,8 @@ class KeyedDaemon:
         while not self._running():
             assert time.monotonic() < deadline, f"nobody asked:\n{self.daemon.log()}"
 
-    def _left(self) -> int:
+    def clients_that_left(self) -> int:
+        """How many have left an answer in the middle so far."""
         return self.daemon.log().count(" finish=cancelled")
 
     def _running(self) -> float | None:
