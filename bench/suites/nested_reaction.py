@@ -8,7 +8,7 @@ from bench.row import Row
 from bench.session import Session
 from bench.suites.reaction import STREAMS, Reaction, between_tokens, reactions
 
-_SHARE: Final = 0.4
+_SHARE: Final = 0.2
 """Of the runs of the other suite: what is compared differs by more than runs do."""
 
 
