@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -85,10 +85,15 @@ def _chat(folder: Path) -> str:
             ("/retry", "cut off"),
             ("/stats", "of weights"),
         ):
-            shown = window.screen().count(then)
+            told = _more(then, window.screen())
             window.enter(line)
-            window.until(lambda screen, then=then, shown=shown: screen.count(then) > shown)  # type: ignore[misc]
+            window.until(told)
         return window.screen(colours=True)
+
+
+def _more(text: str, before: str) -> Callable[[str], bool]:
+    """Whether a screen has a text more often than the one before."""
+    return lambda screen: screen.count(text) > before.count(text)
 
 
 @contextmanager

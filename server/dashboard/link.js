@@ -145,7 +145,7 @@ export class Link {
     }
   }
 
-  /** Look at memory and counters every second while somebody sees the page; a failure ends the session. */
+  /** Look at memory and counters every second while somebody sees the page; a failure ends the connection. */
   async #look(session, speed) {
     const { signal } = session;
     while (!signal.aborted) {

@@ -1,6 +1,7 @@
 """The picture of top: what is on it, and that it fits."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,9 +14,9 @@ from flexquant.clients.top.view import View
 from support import told
 
 
-def shown(view: View, width: int = 80, height: int = 24, **options: object) -> str:
+def shown(view: View, width: int = 80, height: int = 24, **options: Any) -> str:
     """The picture as text."""
-    return "\n".join(line.plain for line in frame(view, width, height, now=told.NOW, **options))  # type: ignore[arg-type]
+    return "\n".join(line.plain for line in frame(view, width, height, now=told.NOW, **options))
 
 
 def test_everything_that_matters_is_there_on_a_small_screen() -> None:
