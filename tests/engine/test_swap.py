@@ -3,95 +3,20 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexquant.engine.errors import CheckpointError, ClosedError, SwapError
-from flexquant.engine.memory import arena as arena_module
 from flexquant.engine.memory.process import anonymous_bytes
 from flexquant.engine.memory.registry import MemoryRegistry
-from flexquant.engine.pace import Pace
-from flexquant.engine.residency import Block, Residency, VariantSize, module_bytes
+from flexquant.engine.residency import Block, Residency
 from flexquant.engine.swap import Swapper
+from support.byte_stores import carry_out, check_contents, counted_mappings, read, swapper_on
 from support.sequences import Plan, ladder, plans
 
 MIB = 1024 * 1024
-
-
-def contents(module: str, variant: int, size: VariantSize) -> bytes:
-    """What the store holds of a variant: bytes that no other variant has."""
-    return random.Random(f"{module} {variant}").randbytes(size.payload)
-
-
-def read(block: Block, buffer: memoryview) -> None:
-    assert len(buffer) == block.length
-    for place in block.placed:
-        buffer[place.offset : place.offset + place.size.payload] = contents(place.module, place.variant, place.size)
-
-
-@contextmanager
-def swapper_on(
-    plan: Plan, position: int = 0, reader: Callable[[Block, memoryview], None] = read
-) -> Iterator[tuple[Swapper, Residency, MemoryRegistry]]:
-    residency = Residency(plan.sequence, plan.sizes)
-    registry = MemoryRegistry(fixed=0, embedding=0, scratch={"spare": residency.spare_bytes})
-    swapper = Swapper(residency, reader, position=position, registry=registry)
-    try:
-        yield swapper, residency, registry
-    finally:
-        swapper.close()
-
-
-def check_contents(swapper: Swapper, residency: Residency, registry: MemoryRegistry) -> None:
-    """Arenas hold what the position says, are as long as it says, and the books agree."""
-    books = registry.snapshot()
-    blocks = residency.blocks(swapper.position)
-    for number, block in enumerate(blocks):
-        found, arena = swapper.resident(number)
-        assert found == block
-        assert (arena is None) == (not block.placed)
-        if arena is None:
-            continue
-        assert arena.mapped_bytes == block.mapped
-        with arena.memory() as memory:
-            for place in block.placed:
-                end = place.offset + place.size.payload
-                assert memory[place.offset : end] == contents(place.module, place.variant, place.size)
-    assert books.modules == {name: entry for block in blocks for name, entry in module_bytes(block).items()}
-    assert books.mapped == residency.mapped(swapper.position)
-
-
-@contextmanager
-def counted_mappings() -> Iterator[list[int]]:
-    """Every byte that arenas map and unmap, as signed lengths."""
-    lengths: list[int] = []
-    map_, unmap = arena_module._map, arena_module._unmap
-
-    def counting_map(length: int) -> int:
-        address = map_(length)
-        lengths.append(length)
-        return address
-
-    def counting_unmap(address: int, length: int) -> None:
-        unmap(address, length)
-        lengths.append(-length)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arena_module, "_map", counting_map)
-        patch.setattr(arena_module, "_unmap", counting_unmap)
-        yield lengths
-
-
-def carry_out(swapper: Swapper, future: "Future[int]") -> int:
-    """Be the engine thread until the move has ended."""
-    while not future.done():
-        swapper.safe_point()
-    return future.result(timeout=0)
 
 
 @settings(deadline=None, max_examples=60)
@@ -384,66 +309,6 @@ def test_orders_from_other_threads_at_random(seed: int) -> None:
                 thread.join()
         carry_out(swapper, swapper.move_to(7))
         check_contents(swapper, residency, registry)
-
-
-@pytest.mark.parametrize(
-    ("start", "end", "budget", "paced"),
-    [(5, 0, 0.0, True), (5, 0, None, False), (0, 5, 0.0, False), (0, 5, None, False)],
-)
-def test_only_growth_that_nobody_waits_for_is_read_at_leisure(
-    start: int, end: int, budget: float | None, paced: bool
-) -> None:
-    resting: list[bool] = []
-    hurried = Pace()
-
-    def watching(block: Block, buffer: memoryview) -> None:
-        resting.append(not hurried._hurry.is_set())
-        read(block, buffer)
-
-    plan = ladder(modules=5)
-    residency = Residency(plan.sequence, plan.sizes)
-    registry = MemoryRegistry(fixed=0, embedding=0, scratch={"spare": residency.spare_bytes})
-    swapper = Swapper(residency, watching, position=start, registry=registry, pace=hurried)
-    try:
-        assert not any(resting), "a start is waited for"
-        resting.clear()
-        carry_out(swapper, swapper.move_to(end, budget_s=budget))
-        assert resting == [paced] * 5
-        assert hurried._hurry.is_set()
-    finally:
-        swapper.close()
-
-
-@pytest.mark.parametrize(("then", "budget"), [(5, 0.0), (0, None)])
-def test_an_order_that_somebody_waits_for_ends_the_leisure(then: int, budget: float | None) -> None:
-    """Memory is short while a growing step is read: what is left of it must not take its time."""
-    pace = Pace()
-    pace.computing = True
-    began, ended = threading.Event(), threading.Event()
-
-    def slow(block: Block, buffer: memoryview) -> None:
-        read(block, buffer)
-        began.set()
-        pace._began -= 1000  # as if that had taken long
-        pace.rest()
-        ended.set()
-
-    plan = ladder(modules=5)
-    residency = Residency(plan.sequence, plan.sizes)
-    registry = MemoryRegistry(fixed=0, embedding=0, scratch={"spare": residency.spare_bytes})
-    swapper = Swapper(residency, slow, position=4, registry=registry, pace=pace)
-    try:
-        began.clear()
-        ended.clear()
-        swapper.move_to(0, budget_s=0.0)
-        assert began.wait(30)
-        assert not ended.wait(0.05)
-        future = swapper.move_to(then, budget_s=budget)
-        assert ended.wait(30)
-        pace.computing = False
-        assert carry_out(swapper, future) == then
-    finally:
-        swapper.close()
 
 
 def test_what_changed_is_told_by_arena() -> None:

@@ -12,6 +12,8 @@ from support.fake_model import FakeModel
 
 WAIT = 30.0
 """Seconds after which something is broken."""
+PAGES = 64
+"""KV pages of the models that engine threads run."""
 
 
 class Listener:

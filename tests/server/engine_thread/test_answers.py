@@ -1,52 +1,17 @@
-"""The thread that computes: batches, prompts between the answers, moves while idle, ends of all kinds."""
+"""The thread that computes: batches, prompts between the answers, moves while idle, requests that fail."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import pytest
 
-from flexquant.engine.errors import KVExhaustedError
 from flexquant.engine.segment import Floats, Segment, nothing
-from flexquant.engine.tokenizer import Tokenizer
 from flexquant.server.api_error import ApiError
 from flexquant.server.engine_thread import EngineThread
-from flexquant.server.generation_request import Cut, Event, Failed, Finished, Started
-from support.engine_requests import WAIT, Clock, Listener, hold, request, submit, until
-from support.fake_model import DOCS_LLAMA, LAYERS, FakeModel
-
-PAGES = 64
-
-
-@pytest.fixture
-def model() -> FakeModel:
-    return FakeModel(PAGES)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-def running(model: FakeModel, clock: Clock, *, parallel: int, timeout_s: float | None = None) -> Iterator[EngineThread]:
-    tokenizer = Tokenizer.open(DOCS_LLAMA)
-    thread = EngineThread(model, tokenizer, parallel=parallel, max_queue=2, timeout_s=timeout_s, clock=clock)
-    thread.start()
-    yield thread
-    model.gate.set()
-    thread.stop("the test has ended")
-    thread.join()
-    assert model.free_pages == PAGES, "every page was given back"
-
-
-@pytest.fixture
-def engine(model: FakeModel, clock: Clock) -> Iterator[EngineThread]:
-    yield from running(model, clock, parallel=3)
-
-
-@pytest.fixture
-def one_by_one(model: FakeModel, clock: Clock) -> Iterator[EngineThread]:
-    yield from running(model, clock, parallel=1, timeout_s=60)
+from flexquant.server.generation_request import Event, Failed, Finished, Started
+from support.engine_requests import PAGES, WAIT, Clock, Listener, hold, request, submit, until
+from support.fake_model import LAYERS, FakeModel
 
 
 def test_events_begin_with_started_and_end_with_finished(engine: EngineThread) -> None:
@@ -290,153 +255,3 @@ def test_a_sequence_that_fails_takes_its_request_along_even_within_a_prompts_pas
     assert isinstance(other.last(), Failed)
     until(lambda: model.free_pages == PAGES)
     assert other.events.empty(), "a request fails once"
-
-
-def test_without_memory_for_a_page_kept_ones_go_first_and_then_the_youngest_answer(
-    model: FakeModel, engine: EngineThread
-) -> None:
-    _, old = hold(model, engine, request(max_tokens=30))
-    _, young = submit(engine, request(max_tokens=30, first=71))
-    forward, short = model.forward, [2]
-
-    def starved(segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Floats:
-        if len(segments) == 2 and short[0]:
-            short[0] -= 1
-            raise KVExhaustedError("the system has no memory for another KV page")
-        return forward(segments, safe_point)
-
-    model.forward = starved  # type: ignore[method-assign]
-    model.gate.set()
-    ended = young.last()
-    assert isinstance(ended, Failed)
-    assert (ended.error.status, ended.error.code) == (503, "kv_cache_exhausted")
-    assert isinstance(old.last(), Finished)
-    assert model.drops >= 1
-
-
-def test_who_makes_room_takes_its_own_request_along_and_nobody_else(model: FakeModel, engine: EngineThread) -> None:
-    _, other = hold(model, engine, request(max_tokens=30))
-    _, choices = submit(engine, *[request(max_tokens=30, first=71)] * 2)
-    forward, short = model.forward, [2]
-
-    def starved(segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Floats:
-        if len(segments) == 3 and short[0]:
-            short[0] -= 1
-            raise KVExhaustedError("the system has no memory for another KV page")
-        return forward(segments, safe_point)
-
-    model.forward = starved  # type: ignore[method-assign]
-    model.gate.set()
-    ended = choices.last()
-    assert isinstance(ended, Failed)
-    assert ended.error.code == "kv_cache_exhausted"
-    assert isinstance(other.last(), Finished)
-
-
-@pytest.mark.parametrize("times", [1, 2])
-def test_a_prompt_without_memory_goes_on_when_kept_pages_have_gone(
-    model: FakeModel, engine: EngineThread, times: int
-) -> None:
-    forward, short = model.forward, [times]
-
-    def starved(segments: Sequence[Segment], safe_point: Callable[[], None] = nothing) -> Floats:
-        if short[0]:
-            short[0] -= 1
-            raise KVExhaustedError("the system has no memory for another KV page")
-        return forward(segments, safe_point)
-
-    model.forward = starved  # type: ignore[method-assign]
-    _, listener = submit(engine, request(prompt=300))
-    assert isinstance(listener.last(), Finished if times == 1 else Failed)
-    assert model.drops >= 1
-
-
-def test_pages_that_can_never_be_free_are_an_error_and_no_wait(model: FakeModel, engine: EngineThread) -> None:
-    _, listener = submit(engine, request(prompt=10, max_tokens=(PAGES + 1) * 64))
-    ended = listener.last()
-    assert isinstance(ended, Failed)
-    assert ended.error.code == "kv_cache_exhausted"
-
-
-def test_what_finds_no_pages_waits_until_others_have_ended(model: FakeModel, engine: EngineThread) -> None:
-    _, large = hold(model, engine, request(max_tokens=60 * 64))
-    _, other = submit(engine, request(max_tokens=10 * 64))
-    job, _ = submit(engine, request(max_tokens=1))
-    model.gate.set()
-    until(lambda: model.passes > 5)
-    assert (engine.running, engine.waiting) == (1, 2), "nobody overtakes for want of memory"
-    job.cancel()
-    assert isinstance(large.last(), Finished)
-    assert isinstance(other.last(), Finished)
-
-
-def test_stop_ends_what_runs_and_what_waits_with_the_reason(model: FakeModel, one_by_one: EngineThread) -> None:
-    _, runs = hold(model, one_by_one, request())
-    _, waits = submit(one_by_one, request())
-    one_by_one.stop("good bye")
-    model.gate.set()
-    for listener in (runs, waits):
-        ended = listener.last()
-        assert isinstance(ended, Failed)
-        assert (ended.error.status, ended.error.message) == (503, "good bye")
-    one_by_one.join()
-    with pytest.raises(ApiError, match="good bye"):
-        submit(one_by_one, request())
-    one_by_one.check_health()
-
-
-def test_drain_ends_what_waits_and_lets_finish_what_runs(model: FakeModel, one_by_one: EngineThread) -> None:
-    _, runs = hold(model, one_by_one, request(), request())
-    _, waits = submit(one_by_one, request())
-    one_by_one.drain("good bye")
-    with pytest.raises(ApiError, match="good bye") as refused:
-        submit(one_by_one, request())
-    assert refused.value.code == "stopping"
-    assert refused.value.headers == {"retry-after": "1"}
-    assert one_by_one.waiting == 2
-    model.gate.set()
-    told = waits.last()
-    assert isinstance(told, Failed)
-    assert (told.error.status, told.error.code) == (503, "stopping")
-    # The second sequence of the request that runs is a part of it.
-    assert all(isinstance(ended, Finished) for ended in runs.outcomes(2))
-
-
-def test_drain_of_an_idle_thread_and_stop_after_it(engine: EngineThread) -> None:
-    engine.drain("good bye")
-    engine.check_health()
-    with pytest.raises(ApiError, match="good bye"):
-        engine.check()
-    engine.stop("at last")
-    engine.join()
-
-
-def test_who_is_cut_hears_first_what_it_took(model: FakeModel, one_by_one: EngineThread) -> None:
-    _, listener = hold(model, one_by_one, request(prompt=3), request(prompt=3))
-    one_by_one.stop("good bye")
-    model.gate.set()
-    assert isinstance(listener.next(), Started)
-    cut = listener.next()
-    assert isinstance(cut, Cut), "of the sequence that has begun alone"
-    assert cut.usage.prompt_tokens == 3
-    assert isinstance(listener.next(), Failed)
-
-
-def test_thread_that_fails_refuses_requests_instead_of_keeping_them(
-    model: FakeModel, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken() -> None:
-        raise RuntimeError("broken")
-
-    engine = EngineThread(model, Tokenizer.open(DOCS_LLAMA), parallel=1, max_queue=2, clock=clock)
-    engine.start()
-    monkeypatch.setattr(model, "safe_point", broken)
-    _, listener = submit(engine, request())
-    ended = listener.last()
-    assert isinstance(ended, Failed)
-    assert ended.error.status == 503
-    engine.join()
-    with pytest.raises(ApiError, match="has failed"):
-        submit(engine, request())
-    with pytest.raises(ApiError, match="has failed"):
-        engine.check_health()
