@@ -12,7 +12,7 @@ import numpy.typing as npt
 from flexquant.engine.compute import Compute, ElasticDecoder, choose_compute
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import ContextLengthError, MemoryShortError
-from flexquant.engine.kv_cache import KVCache, KVPage, KVSequence, KVType
+from flexquant.engine.kv_cache import KVCache, KVPage, KVSequence, KVType, note_positions
 from flexquant.engine.memory.registry import MemoryRegistry, MemorySnapshot
 from flexquant.engine.memory_needs import MemoryNeeds, plan_residency
 from flexquant.engine.model_config import ModelConfig
@@ -297,8 +297,7 @@ class ElasticModel:
         finally:
             self._pace.computing = False
         for segment, start in zip(segments, starts, strict=True):
-            for page in segment.sequence.pages[start // PAGE_TOKENS :]:
-                page.note(best, worst)
+            note_positions(segment.sequence, start, best, worst)
         return logits
 
     def weights_of(self, module: str) -> tuple[int, npt.NDArray[np.float16]]:

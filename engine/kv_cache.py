@@ -47,7 +47,8 @@ class KVPage:
     kept: bool = False
     """Whether the prefix cache is one of the users."""
     positions: tuple[int, int] | None = None
-    """Best and worst position of the model at which its tokens were computed; None before the first."""
+    """Best and worst position of the model at which its tokens were computed, and those before them, whose keys and
+    values are in them, too; None before the first."""
 
     @property
     def reusable(self) -> bool:
@@ -284,6 +285,16 @@ class KVCache:
         if count > 0:
             for page in self._prefixes.evict(count, lambda page: page.reusable):
                 self._let_go(page, kept=False)
+
+
+def note_positions(sequence: KVSequence, start: int, best: int, worst: int) -> None:
+    """Tokens from `start` on were computed between these positions: from what lay in the pages before."""
+    first = start // PAGE_TOKENS
+    before = sequence.pages[first - 1].positions if first > 0 else None
+    for page in sequence.pages[first:]:
+        page.note(best, worst)
+        if before is not None:
+            page.note(*before)
 
 
 def _replaces(new: KVPage, kept: KVPage) -> bool:

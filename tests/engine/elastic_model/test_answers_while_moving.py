@@ -3,6 +3,7 @@
 import random
 import threading
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from flexquant.engine.elastic_model import ElasticModel
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.generation import Generation
 from flexquant.engine.memory_needs import MemoryNeeds
+from flexquant.engine.segment import Segment
 from support.elastic_models import PROMPT, digests, digests_by_position, fresh_logits, generate, logits, move
 from support.torch_calls import appended
 
@@ -134,3 +136,27 @@ def test_any_orders_between_tokens(ensemble: Ensemble, targets: list[tuple[int, 
     got, wanted = logits(model), fresh_logits(ensemble, last)
     model.close()
     assert torch.equal(got, wanted)
+
+
+def test_pages_of_a_prompt_under_which_the_model_moved_mislead_no_later_one(model: ElasticModel) -> None:
+    """What pages hold depends on all before them: newer ones replace them all, or none that follows is used."""
+    prompt = np.arange(200, dtype=np.int64) % model.config.vocab_size
+
+    def answer() -> torch.Tensor:
+        sequence = model.new_sequence(len(prompt), prompt, exact=True)
+        found = model.forward([Segment(sequence, prompt[sequence.length :])])
+        model.keep(sequence, prompt, len(prompt))
+        model.release(sequence)
+        return torch.from_numpy(found)
+
+    expected = answer()
+    model.drop_reusable()
+    move(model, 5)
+    sequence = model.new_sequence(len(prompt), prompt, exact=True)
+    model.forward([Segment(sequence, prompt[:128])])
+    move(model, 0)
+    model.forward([Segment(sequence, prompt[128:])])
+    model.keep(sequence, prompt, len(prompt))
+    model.release(sequence)
+    assert torch.equal(answer(), expected)
+    assert torch.equal(answer(), expected)
