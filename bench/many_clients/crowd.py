@@ -71,27 +71,33 @@ class _Crowd:
         await self._ask_all_at_once(plan.warm_up_s, "warm-up")
         await self._settle()
         report.start_measuring()
-        report.anonymous_at_start = anonymous_bytes(self._pid)
+        report.anonymous_at_start = await self._beyond_pages()
         began = time.perf_counter()
         await self._ask_all_at_once(plan.seconds, "measured")
         report.seconds = time.perf_counter() - began
         await self._settle()
-        report.anonymous_at_end = anonymous_bytes(self._pid)
+        report.anonymous_at_end = await self._beyond_pages()
         await self._ask_references()
         return report
 
     # --- phases
 
     async def _settle(self) -> None:
-        """Bring the daemon to a state that can be compared: nobody asks, position 0, and no KV pages."""
+        """Bring the daemon to a state that can be compared: nobody asks, and position 0."""
         await asyncio.sleep(1.0)  # the daemon notices who has gone away
         # Answered after all that was given up before has been ended.
         await self._clients.ask(
             self._control, Ask(path=TEXT, body={"prompt": "a", "max_tokens": 1, "ignore_eos": True})
         )
-        # Leaving position 0 gives back all KV pages, and who moved about may have left the model anywhere.
+        # Who moved about may have left the model anywhere.
         for position in (0, self._served.max_position, 0):
             await self._move(position)
+
+    async def _beyond_pages(self) -> int:
+        """The daemon's private bytes without KV pages: it keeps some for later prompts, now more and now fewer."""
+        answer = await self._control.get("/v1/elastic")
+        kept: int = answer.json()["memory"]["kv"]
+        return anonymous_bytes(self._pid) - kept
 
     async def _ask_references(self) -> None:
         """The answers of a daemon that nobody else talks to; the second time they must be the same."""

@@ -43,9 +43,9 @@ class Report:
     """Of answers that are not streamed: from the request to the answer."""
     moves: int = 0
     anonymous_at_start: int = 0
-    """RssAnon in bytes before the measured part: no client, position 0, no KV pages."""
+    """RssAnon in bytes before the measured part: no client, position 0, and KV pages not counted."""
     anonymous_peak: int = 0
-    """The most while clients ran."""
+    """The most while clients ran, KV pages and all."""
     anonymous_at_end: int = 0
     """In the same state as at the start."""
 
@@ -95,7 +95,10 @@ class Report:
                 *self.load(),
                 ("answers compared with a reference", f"{self.probes:,}"),
                 ("moves", f"{self.moves:,}"),
-                ("RssAnon at start / peak / end", " / ".join(f"{count / MIB:.1f}" for count in memory) + " MiB"),
+                (
+                    "RssAnon at start / peak / end (the peak with KV pages)",
+                    " / ".join(f"{count / MIB:.1f}" for count in memory) + " MiB",
+                ),
             ]
         )
 
