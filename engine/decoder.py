@@ -141,7 +141,7 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
 
     Dimensions behind those that the rotation has stay as they are.
     """
-    cos, signed_sin = torch.from_numpy(rotation.cos), torch.from_numpy(rotation.signed_sin)
+    cos, signed_sin = (torch.from_numpy(of_rows).to(x.device) for of_rows in rotation)
     turning, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
     turned = torch.addcmul(turning * cos, turning.roll(turning.shape[-1] // 2, dims=-1), signed_sin)
     return torch.cat((turned, rest), dim=-1) if rest.shape[-1] else turned

@@ -15,6 +15,7 @@ from flexquant.engine.fused_projections import with_separate_projections
 from flexquant.engine.mapped_embedding import MappedEmbedding
 from flexquant.engine.model_config import EMBEDDING, HEAD, LinearShape, ModelConfig
 from flexquant.engine.tensor_index import TensorEntry, TensorIndex, read_into
+from flexquant.engine.torch_scratch import HOST
 from flexquant.engine.torch_tensors import read_tensor
 
 
@@ -40,12 +41,14 @@ class DenseWeights:
     Args:
         index: The checkpoint's tensors.
         config: Its configuration.
+        device: Where tensors are kept, and what is computed with them lies.
 
     Raises:
         CheckpointError: A tensor is missing or has another shape or type than the configuration says.
     """
 
-    def __init__(self, index: TensorIndex, config: ModelConfig) -> None:
+    def __init__(self, index: TensorIndex, config: ModelConfig, device: torch.device = HOST) -> None:
+        self._device = device
         self._index = with_separate_projections(index, config.linears())
         self._shapes = {shape.key: shape for shape in config.linears()}
         self._tied_head = config.tied_head
@@ -69,7 +72,7 @@ class DenseWeights:
 
     def embed(self, tokens: Tensor) -> Tensor:
         """See `Weights`."""
-        return torch.from_numpy(self._embedding.rows(tokens.numpy()))
+        return torch.from_numpy(self._embedding.rows(tokens.numpy())).to(self._device)
 
     def norm(self, key: str) -> Tensor:
         """See `Weights`."""
@@ -105,7 +108,7 @@ class DenseWeights:
     def _tensor(self, name: str) -> Tensor:
         kept = self._kept.get(name)
         if kept is None:
-            kept = self._kept[name] = read_tensor(self._index, name).float()
+            kept = self._kept[name] = read_tensor(self._index, name).to(self._device).float()
         return kept
 
 
@@ -119,6 +122,7 @@ class Exl2Weights(DenseWeights):
         config: Its configuration.
         absent: Keys of linear layers that the store does not have; they cannot be used.
         below: What the store's weights are added to, if it holds residuals; what it has none of is as below.
+        device: See `DenseWeights`.
 
     Raises:
         CheckpointError: A tensor is missing, has another shape or type than the configuration says, or breaks a rule
@@ -131,12 +135,13 @@ class Exl2Weights(DenseWeights):
         config: ModelConfig,
         absent: Collection[str] = (),
         below: "Exl2Weights | None" = None,
+        device: torch.device = HOST,
     ) -> None:
         self.specs: dict[str, Exl2Spec] = {}
         """Of the layers that the store holds quantized, by key."""
         self._absent = absent
         self._below = below
-        super().__init__(index, config)
+        super().__init__(index, config, device)
 
     def weight(self, key: str) -> Tensor:
         """Return a linear layer's matrix: f32 [out_features, in_features], inputs in the model's order."""
@@ -180,7 +185,7 @@ class Exl2Weights(DenseWeights):
         return self.specs[key] if self._below is None or key in self.specs else self._below.top(key)
 
     def _dequantized(self, spec: Exl2Spec) -> Tensor:
-        packed_rows = dequantize(_read_matrix(spec))[:, : spec.out_features]
+        packed_rows = dequantize(_read_matrix(spec, self._device))[:, : spec.out_features]
         weights = packed_rows[self.inverse_permutation(spec.key)].T.float()
         return weights if self._below is None else weights.add_(self._below.weight(spec.key))
 
@@ -188,15 +193,15 @@ class Exl2Weights(DenseWeights):
         """Packed row of every input of a quantized layer: int64 [in_features]."""
         if self._below is not None:
             return self._below.inverse_permutation(key)
-        return read_tensor(self._index, f"{key}.q_invperm").long()
+        return read_tensor(self._index, f"{key}.q_invperm").to(self._device).long()
 
 
-def _read_matrix(spec: Exl2Spec) -> Exl2Matrix:
+def _read_matrix(spec: Exl2Spec, device: torch.device) -> Exl2Matrix:
     buffer = torch.empty(size_bytes(spec), dtype=torch.uint8)
     view = buffer.numpy().data
     for entry, offset in layout(spec):
         read_into(entry, view[offset : offset + entry.nbytes])
-    return matrix_from(spec, buffer, 0)
+    return matrix_from(spec, buffer.to(device), 0)
 
 
 def _check(entry: TensorEntry, shape: Sequence[int]) -> None:

@@ -70,6 +70,7 @@ def build(
             seed=search.seed,
             kept=place.work / "calibration.txt",
             progress=progress,
+            device=search.device,
         )
         # Before the long work, so that a text that cannot be used is found now.
         windows = text_windows(
@@ -79,6 +80,7 @@ def build(
             seed=search.seed + 1,
             kept=place.work / "search.txt",
             progress=progress,
+            device=search.device,
         )
         _quantize(checkpoint, out, quantize, calibration, progress)
         names = [level_name(level) for level in quantize.levels]

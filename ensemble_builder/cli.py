@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from flexquant.engine.errors import FlexQuantError
 from flexquant.engine.thread_waiting import sleep_while_waiting
@@ -22,6 +22,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.hint:
             _complain(f"hint: {error.hint}")
         return error.exit_code
+    except RuntimeError as error:
+        if not _out_of_card_memory(error):
+            raise
+        _complain("error: the GPU's memory was not enough")
+        _complain("hint: End other programs that use it, measure on less text, or use --device cpu.")
+        return FlexQuantError.exit_code
     except OSError as error:
         _complain(f"error: {error}")
         return FlexQuantError.exit_code
@@ -67,6 +73,12 @@ def _run(given: Sequence[str]) -> None:
             from flexquant.ensemble_builder import build_command
 
             build_command.run(given)
+
+
+def _out_of_card_memory(error: RuntimeError) -> bool:
+    """Whether that is what torch raises when a card has no memory left; where nothing imported it, nothing did."""
+    torch: Any = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def _complain(line: str) -> None:

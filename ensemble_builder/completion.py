@@ -4,10 +4,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from flexquant.engine.errors import InputError
 from flexquant.engine.exl2.spec import COLUMN_MULTIPLE
 from flexquant.engine.manifest import MANIFEST_NAME, Module, Pruning, Quantization
 from flexquant.ensemble_builder.atomic_file import write_atomically
+from flexquant.ensemble_builder.device import Kept
 from flexquant.ensemble_builder.evaluation import Windows
 from flexquant.ensemble_builder.evaluation_setup import EvaluationSetup
 from flexquant.ensemble_builder.executor import executor
@@ -61,7 +64,9 @@ def complete(
     _say_what_is_coarser(modules, options.max_step, progress)
     files = file_records(place.out, _stored(place.out))
     levels = tuple(store.level for store in stores)
-    setup = EvaluationSetup(place.out, levels, modules, windows, checkpoint)
+    device = torch.device(options.device)
+    kept = Kept.on(device, len(levels))
+    setup = EvaluationSetup(place.out, levels, modules, windows, checkpoint, kept, device)
     key = fingerprint(files, modules, windows, setup.reference)
     journal_path = place.work / "evaluations.jsonl"
     with Journal(journal_path, key) as journal, executor(setup, options.workers) as execute:

@@ -7,12 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+import torch
+
 from flexquant.engine.decoder import Decoder
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.errors import UsageError
 from flexquant.engine.manifest import assignment
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.ensemble_builder.arguments import new_parser, positive
+from flexquant.ensemble_builder.device import Kept, add_device, choose_device
 from flexquant.ensemble_builder.eqm import hybrid
 from flexquant.ensemble_builder.evaluation import Reference, Windows, final_hidden, measure, read_text
 from flexquant.ensemble_builder.evaluation_setup import unquantized
@@ -45,9 +48,11 @@ def run(given: Sequence[str]) -> None:
     parser.add_argument("--positions", metavar="LIST", help="such as 0,5,N (default: both ends and five between)")
     parser.add_argument("--checkpoint", metavar="DIR", type=Path, help="the unquantized model, to measure KL by")
     parser.add_argument("--windows", metavar="N", type=positive, help="most windows of 1,024 tokens (default: all)")
+    add_device(parser, "where it is measured")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(given)
-    found = evaluate(args.ensemble, args.text, args.positions, args.checkpoint, args.windows, Progress())
+    device = choose_device(args.device)
+    found = evaluate(args.ensemble, args.text, args.positions, args.checkpoint, args.windows, Progress(), device)
     sys.stdout.write((found.as_json() if args.json else found.as_table()) + "\n")
 
 
@@ -107,6 +112,7 @@ def evaluate(
     checkpoint: Path | None,
     most_windows: int | None,
     progress: Progress,
+    device: str = "cpu",
 ) -> Evaluated:
     """Measure positions of an ensemble.
 
@@ -117,6 +123,7 @@ def evaluate(
         checkpoint: The unquantized model, if it is at hand.
         most_windows: Most windows of the text to use; all if None.
         progress: Is told every model.
+        device: Where it is measured, by torch's name.
 
     Raises:
         EnsembleError: The ensemble cannot be used.
@@ -134,7 +141,9 @@ def evaluate(
     )
     if checkpoint is not None:
         check_same_model([ensemble.common.folder, checkpoint])
-    stores = {store.level: store.weights() for store in stores_of(folder, manifest)}
+    where = torch.device(device)
+    kept = Kept.on(where, len(manifest.levels))
+    stores = {store.level: store.weights(kept.weights, where) for store in stores_of(folder, manifest)}
 
     def position_decoder(position: int) -> Decoder:
         state = assignment(manifest, manifest.default_sequence, position)
@@ -144,7 +153,7 @@ def evaluate(
     reference = None
     with progress.stage("evaluating", len(asked) + (checkpoint is not None)) as stage:
         if checkpoint is not None:
-            dense = unquantized(checkpoint, config)
+            dense = unquantized(checkpoint, config, where)
             reference = Reference(dense, final_hidden(dense, windows))
             perplexity = measure(dense, reference.hidden, windows, None).perplexity
             rows.append(Row(position=None, footprint_bytes=None, perplexity=perplexity, kl=0.0))

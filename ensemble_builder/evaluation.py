@@ -6,6 +6,9 @@ KL is that of the measured model's prediction from the reference's, in nats per 
 
 Of the reference its final hidden states are kept: they are vocabulary/hidden times smaller than its logits, which are
 kept too where they are few.
+
+All is computed where the decoder's weights lie, a card too, in full float32 (torch's matrix products use no TF32 unless
+they are told to): figures of two devices agree but for the order in which sums are taken.
 """
 
 import hashlib
@@ -24,13 +27,16 @@ from flexquant.engine.errors import InputError
 from flexquant.engine.manifest import Quality, Text
 from flexquant.engine.model_config import ModelConfig
 from flexquant.engine.tokenizer import Tokenizer
+from flexquant.engine.torch_scratch import HOST
 from flexquant.ensemble_builder.window_quality import WindowQuality
 
 WINDOW_TOKENS: Final = 1024
 LAYER_ROWS: Final = 2048
 """Rows that go through a layer at once (whole windows, at least one)."""
 LOGIT_BYTES: Final = 8 << 20
-"""Size of a tile of logits; larger ones are slower, because each is new memory."""
+"""Size of a tile of logits in the host's memory; larger ones are slower, because each is new memory."""
+CARD_LOGIT_BYTES: Final = 256 << 20
+"""The same on a card, where a tile of few rows would be bound by reading the head."""
 KEPT_BYTES: Final = 512 << 20
 """Most memory for the reference's log-probabilities; beyond it they are computed anew for every measured model."""
 DIGITS: Final = 6
@@ -191,9 +197,9 @@ def quality_of(measured: WindowQuality) -> Quality:
 def measure_windows(decoder: Decoder, hidden: Tensor, windows: Windows, reference: Reference | None) -> WindowQuality:
     """Return the figures of every window; see `measure`."""
     surprise, divergence, right = torch.zeros(3, windows.tokens[:, 1:].numel(), dtype=torch.float64)
-    for rows in _tiles(windows, decoder.config.vocab_size):
+    for rows in _tiles(windows, decoder.config.vocab_size, hidden.device):
         logs = _log_probabilities(decoder, hidden, rows)
-        targets = windows.tokens[:, 1:].reshape(-1)[rows]
+        targets = windows.tokens[:, 1:].reshape(-1)[rows].to(hidden.device)
         surprise[rows] = -logs.gather(1, targets[:, None])[:, 0].double()
         right[rows] = (logs.argmax(dim=1) == targets).double()
         if reference is not None:
@@ -214,9 +220,9 @@ def rounded(figure: float) -> float:
     return float(f"{figure:.{DIGITS}g}")
 
 
-def _tiles(windows: Windows, vocabulary: int) -> Iterator[slice]:
+def _tiles(windows: Windows, vocabulary: int, device: torch.device) -> Iterator[slice]:
     total = windows.tokens[:, 1:].numel()
-    rows = max(1, LOGIT_BYTES // (4 * vocabulary))
+    rows = max(1, (LOGIT_BYTES if device == HOST else CARD_LOGIT_BYTES) // (4 * vocabulary))
     return (slice(start, min(start + rows, total)) for start in range(0, total, rows))
 
 

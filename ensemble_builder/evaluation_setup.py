@@ -1,17 +1,21 @@
 """What measuring needs, as data that can be sent to another process; every process opens the stores for itself."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, Self
+
+import torch
 
 from flexquant.engine.decoder import Decoder
 from flexquant.engine.manifest import Module
 from flexquant.engine.model_config import ModelConfig
 from flexquant.engine.tensor_index import TensorIndex
+from flexquant.engine.torch_scratch import HOST
 from flexquant.engine.weights import DenseWeights
-from flexquant.ensemble_builder.bounded_weights import KEPT_BYTES, BoundedWeights
-from flexquant.ensemble_builder.eqm import CACHE_BYTES, ColumnWeights, EqmEvaluation, hybrid
+from flexquant.ensemble_builder.bounded_weights import BoundedWeights
+from flexquant.ensemble_builder.device import Kept
+from flexquant.ensemble_builder.eqm import ColumnWeights, EqmEvaluation, hybrid
 from flexquant.ensemble_builder.evaluation import Reference, Windows, final_hidden, measure
 from flexquant.ensemble_builder.stores import LEVELS_FOLDER, absent_from, open_store
 
@@ -31,8 +35,8 @@ class EvaluationSetup:
         modules: In the order of the assignments' entries.
         windows: The text.
         checkpoint: The unquantized model, for KL; position 0 takes its place if None.
-        cache_bytes: Most memory for hidden states that are kept for reuse.
-        kept_bytes: Most memory for float32 copies of weights, per store.
+        kept: Most memory for what is kept between candidates.
+        device: Where it is measured.
     """
 
     folder: Path
@@ -40,8 +44,8 @@ class EvaluationSetup:
     modules: Sequence[Module]
     windows: Windows
     checkpoint: Path | None
-    cache_bytes: int = CACHE_BYTES
-    kept_bytes: int = KEPT_BYTES
+    kept: Kept = field(default_factory=Kept)
+    device: torch.device = HOST
 
     @property
     def reference(self) -> ReferenceKind:
@@ -50,11 +54,8 @@ class EvaluationSetup:
 
     def shared(self, processes: int) -> Self:
         """Return the setup for each of several processes, which together take the memory of one."""
-        return replace(
-            self,
-            cache_bytes=max(self.cache_bytes // processes, LEAST_BYTES),
-            kept_bytes=max(self.kept_bytes // processes, LEAST_BYTES),
-        )
+        states, weights = self.kept.states // processes, self.kept.weights // processes
+        return replace(self, kept=Kept(max(states, LEAST_BYTES), max(weights, LEAST_BYTES)))
 
     def open(self) -> EqmEvaluation:
         """Open the stores and run the reference over the text.
@@ -69,7 +70,7 @@ class EvaluationSetup:
             weights,
             self.windows,
             self._reference(config, weights),
-            cache_bytes=self.cache_bytes,
+            cache_bytes=self.kept.states,
         )
 
     def reference_perplexity(self) -> float:
@@ -82,17 +83,17 @@ class EvaluationSetup:
             open_store(self.folder / LEVELS_FOLDER / level, level, 0.0, absent_from(level, self.modules))
             for level in self.levels
         ]
-        return stores[0].config, {store.level: store.weights(self.kept_bytes) for store in stores}
+        return stores[0].config, {store.level: store.weights(self.kept.weights, self.device) for store in stores}
 
     def _reference(self, config: ModelConfig, weights: Mapping[str, ColumnWeights]) -> Reference:
         if self.checkpoint is None:
             return Reference.of(hybrid(config, self.modules, weights, (0,) * len(self.modules)), self.windows)
         # A second decoder, because the first keeps the weights it has read and this one needs the head alone.
-        hidden = final_hidden(unquantized(self.checkpoint, config), self.windows)
-        return Reference(unquantized(self.checkpoint, config), hidden)
+        hidden = final_hidden(unquantized(self.checkpoint, config, self.device), self.windows)
+        return Reference(unquantized(self.checkpoint, config, self.device), hidden)
 
 
-def unquantized(checkpoint: Path, config: ModelConfig) -> Decoder:
-    """Return an unquantized model; its weights are read when they are first used."""
+def unquantized(checkpoint: Path, config: ModelConfig, device: torch.device = HOST) -> Decoder:
+    """Return an unquantized model; its weights are read when they are first used, to where they are used."""
     index = TensorIndex.open(checkpoint)
-    return Decoder(config, BoundedWeights(lambda: DenseWeights(index, config)))
+    return Decoder(config, BoundedWeights(lambda: DenseWeights(index, config, device)))

@@ -81,6 +81,7 @@ def build_from_levels(
                 seed=search.seed,
                 kept=place.work / "search.txt",
                 progress=progress,
+                device=search.device,
             ),
             checkpoint=unquantized,
             quantization=None,

@@ -29,6 +29,7 @@ class SearchOptions:
         max_step: Most bytes that a module gives back in one step; larger ones are cut into column slices. No limit if
             None.
         workers: Processes that measure; the outcome does not depend on them.
+        device: Where candidates are measured, by torch's name. The outcome depends on it in the last digits alone.
     """
 
     text: Path | None
@@ -39,6 +40,7 @@ class SearchOptions:
     units: tuple[Kind, ...] = ("projection",)
     max_step: int | None = None
     workers: int = 1
+    device: str = "cpu"
 
     def settings(self) -> Settings:
         """Return what the outcome depends on."""

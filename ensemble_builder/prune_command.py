@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from flexquant.engine.errors import UsageError
 from flexquant.ensemble_builder.arguments import minutes, natural, new_parser, positive, share_of_one, size
+from flexquant.ensemble_builder.device import add_device, choose_device
 from flexquant.ensemble_builder.options import PRESETS, SearchOptions
 from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.pruned_ensemble import Outcome, PruneOptions, prune_ensemble
@@ -51,6 +52,7 @@ def run(given: Sequence[str]) -> None:
     parser.add_argument("--seed", metavar="N", type=natural, default=0, help="of a text that is sampled (default: 0)")
     parser.add_argument("--budget-evals", metavar="N", type=natural, help="most evaluations for the search")
     parser.add_argument("--budget-minutes", metavar="M", type=minutes, help="most minutes for the search")
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(given)
     if args.limit is None and args.rate is None:
@@ -62,6 +64,7 @@ def run(given: Sequence[str]) -> None:
         seed=args.seed,
         evaluations=preset.evaluations if args.budget_evals is None else args.budget_evals,
         minutes=args.budget_minutes,
+        device=choose_device(args.device),
     )
     options = PruneOptions(rate=args.rate or 0.0, limit_bytes=args.limit, keep=args.keep)
     found = prune_ensemble(args.ensemble, args.out, args.checkpoint, options, search, Progress())

@@ -164,6 +164,7 @@ def prune_ensemble(
                     seed=search.seed if manifest.quantization is None else search.seed + 1,  # the build's own text
                     kept=place.work / "search.txt",
                     progress=progress,
+                    device=search.device,
                 ),
                 checkpoint=checkpoint,
                 quantization=manifest.quantization,

@@ -6,6 +6,7 @@ from typing import Final
 
 from flexquant.ensemble_builder.arguments import natural, new_parser, positive
 from flexquant.ensemble_builder.atomic_file import write_atomically
+from flexquant.ensemble_builder.device import add_device, choose_device
 from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.text_sampling import sample_text
 
@@ -26,5 +27,7 @@ def run(given: Sequence[str]) -> None:
     parser.add_argument("--tokens", metavar="N", type=positive, required=True, help="tokens to sample")
     parser.add_argument("--seed", metavar="S", type=natural, required=True, help="the same seed gives the same text")
     parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="file to write")
+    add_device(parser, "where the model runs")
     args = parser.parse_args(given)
-    write_atomically(args.out, sample_text(args.model, args.tokens, args.seed, Progress()).encode())
+    device = choose_device(args.device)
+    write_atomically(args.out, sample_text(args.model, args.tokens, args.seed, Progress(), device=device).encode())

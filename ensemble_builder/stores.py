@@ -22,6 +22,8 @@ from flexquant.ensemble_builder.levels import level_name
 from flexquant.ensemble_builder.slices import Columns, largest_step, slices_within
 
 if TYPE_CHECKING:
+    import torch
+
     from flexquant.engine.weights import DenseWeights, Exl2Weights
     from flexquant.ensemble_builder.any_precision.store_weights import AnyPrecisionWeights
     from flexquant.ensemble_builder.bounded_weights import BoundedWeights
@@ -51,29 +53,37 @@ class Store:
     below: "Store | None" = None
     method: Method = "exl2"
 
-    def weights(self, kept_bytes: int | None = None) -> "BoundedWeights":
-        """Return the weights for running the whole store or parts of it; see `BoundedWeights`."""
+    def weights(self, kept_bytes: int | None = None, device: "torch.device | None" = None) -> "BoundedWeights":
+        """Return the weights for running the whole store or parts of it; see `BoundedWeights`.
+
+        Args:
+            kept_bytes: Most bytes of copies that are kept between uses.
+            device: Where they are kept; the host's memory if None.
+        """
         # Imported late, as below: torch comes with it, and sizes are computed without.
         from flexquant.ensemble_builder.bounded_weights import KEPT_BYTES, BoundedWeights
 
-        return BoundedWeights(self.opened, KEPT_BYTES if kept_bytes is None else kept_bytes)
+        return BoundedWeights(lambda: self.opened(device), KEPT_BYTES if kept_bytes is None else kept_bytes)
 
-    def opened(self) -> "DenseWeights":
+    def opened(self, device: "torch.device | None" = None) -> "DenseWeights":
         """Return the weights, of which nothing has been read yet."""
-        return self._planes_and_tables() if self.method == "any-precision" else self.exl2_weights()
+        return self._planes_and_tables(device) if self.method == "any-precision" else self.exl2_weights(device)
 
-    def _planes_and_tables(self) -> "AnyPrecisionWeights":
+    def _planes_and_tables(self, device: "torch.device | None") -> "AnyPrecisionWeights":
+        from flexquant.engine.torch_scratch import HOST
         from flexquant.ensemble_builder.any_precision.store_weights import AnyPrecisionWeights
 
-        below = None if self.below is None else self.below._planes_and_tables()
-        return AnyPrecisionWeights(self.index, self.config, {*self.specs}, below)
+        below = None if self.below is None else self.below._planes_and_tables(device)
+        return AnyPrecisionWeights(self.index, self.config, {*self.specs}, below, device or HOST)
 
-    def exl2_weights(self) -> "Exl2Weights":
+    def exl2_weights(self, device: "torch.device | None" = None) -> "Exl2Weights":
         """Return the weights of a store in EXL2, of which nothing has been read yet."""
+        from flexquant.engine.torch_scratch import HOST
         from flexquant.engine.weights import Exl2Weights
 
         absent = {shape.key for shape in self.config.linears()} - self.specs.keys()
-        return Exl2Weights(self.index, self.config, absent, None if self.below is None else self.below.exl2_weights())
+        below = None if self.below is None else self.below.exl2_weights(device)
+        return Exl2Weights(self.index, self.config, absent, below, device or HOST)
 
     def resident(self, key: str, columns: Columns | None = None) -> int:
         """Return the payload bytes of a linear layer, or of some of its columns, with what lies below them.
@@ -130,18 +140,23 @@ def open_store(folder: Path, level: str, bits: float, absent: Collection[str] = 
     return Store(level, bits, index, config, specs, below, method)
 
 
-def model_weights(folder: Path) -> "DenseWeights":
+def model_weights(folder: Path, device: "torch.device | None" = None) -> "DenseWeights":
     """Return the weights of a folder that is a model by itself: unquantized, in EXL2, or an ensemble's smallest level.
+
+    Args:
+        folder: The model.
+        device: Where tensors are kept; the host's memory if None.
 
     Raises:
         CheckpointError: A file or tensor is missing or damaged.
     """
     method, _ = _quantization(folder)
     if method == "any-precision":
-        return open_store(folder, "", 0.0).opened()
+        return open_store(folder, "", 0.0).opened(device)
+    from flexquant.engine.torch_scratch import HOST
     from flexquant.engine.weights import Exl2Weights
 
-    return Exl2Weights(TensorIndex.open(folder), read_model_config(folder))
+    return Exl2Weights(TensorIndex.open(folder), read_model_config(folder), device=device or HOST)
 
 
 def _quantization(folder: Path) -> tuple[Method, str | None]:

@@ -15,9 +15,11 @@ from flexquant.engine.decoder import Decoder
 from flexquant.engine.errors import InputError
 from flexquant.engine.model_config import ModelConfig, read_model_config
 from flexquant.engine.tokenizer import Tokenizer
+from flexquant.engine.torch_scratch import HOST
+from flexquant.ensemble_builder.device import has_room
 from flexquant.ensemble_builder.progress import Progress, Stage
 from flexquant.ensemble_builder.single_thread import worthwhile_threads
-from flexquant.ensemble_builder.stores import model_weights
+from flexquant.ensemble_builder.stores import model_weights, parameter_count
 
 LENGTH: Final = 1024
 """Tokens of a sequence, unless the model's context is shorter."""
@@ -28,15 +30,18 @@ SEPARATOR: Final = "\n\n"
 """Between documents."""
 
 
-def sample_text(model: Path, tokens: int, seed: int, progress: Progress, name: str = "text") -> str:
+def sample_text(
+    model: Path, tokens: int, seed: int, progress: Progress, name: str = "text", *, device: str = "cpu"
+) -> str:
     """Let a model write.
 
     Args:
         model: Folder of a model, with its tokenizer; see `model_weights`.
         tokens: The text has at least so many, counted by the tokenizer.
-        seed: The same seed gives the same text.
+        seed: The same seed gives the same text on the same device.
         progress: Is told about the tokens.
         name: What the text is, for who watches.
+        device: Where the model runs, by torch's name; a model that a card has no room for in float32 runs on the host.
 
     Raises:
         CheckpointError: The checkpoint cannot be read.
@@ -47,7 +52,8 @@ def sample_text(model: Path, tokens: int, seed: int, progress: Progress, name: s
     if start is None:
         raise InputError(f"{model}: the model has neither BOS nor EOS to start a text with", hint="Give a text file.")
     tokenizer = Tokenizer.open(model)
-    decoder = Decoder(config, model_weights(model))
+    where = _roomy(torch.device(device), config, progress)
+    decoder = Decoder(config, model_weights(model, where))
     length = min(LENGTH, config.context)
     most = max(1, min(MOST_SEQUENCES, CACHE_BYTES // (length * _token_bytes(config))))
     generator = torch.Generator().manual_seed(seed)
@@ -57,7 +63,7 @@ def sample_text(model: Path, tokens: int, seed: int, progress: Progress, name: s
     with threads, progress.stage(f"sampling {name}, tokens", tokens) as stage:
         while counted < tokens:
             sequences = min(most, -(-(tokens - counted) // length))
-            for row in sample_tokens(decoder, start, sequences, length, generator, stage).tolist():
+            for row in sample_tokens(decoder, start, sequences, length, generator, stage, where).tolist():
                 documents += [tokenizer.decode(document) for document in split_documents(row, start)]
             text = SEPARATOR.join(document for document in documents if document)
             counted = len(tokenizer.encode(text, bos=False))
@@ -66,11 +72,17 @@ def sample_text(model: Path, tokens: int, seed: int, progress: Progress, name: s
 
 @torch.inference_mode()
 def sample_tokens(
-    decoder: Decoder, start: int, sequences: int, length: int, generator: torch.Generator, stage: Stage
+    decoder: Decoder,
+    start: int,
+    sequences: int,
+    length: int,
+    generator: torch.Generator,
+    stage: Stage,
+    device: torch.device = HOST,
 ) -> Tensor:
     """Sample sequences: int64 [sequences, length], each beginning with `start`, as does each further document."""
     config = decoder.config
-    attend = LockstepAttention(config, sequences, length)
+    attend = LockstepAttention(config, sequences, length, device)
     tokens = torch.full((sequences, length), start)
     ends = torch.tensor([token for token in config.eos_ids if token != start], dtype=torch.int64)
     for at in range(length - 1):
@@ -78,7 +90,7 @@ def sample_tokens(
         attend.position = at
         for layer in range(config.layers):
             hidden = decoder.layer(layer, hidden, torch.full((sequences,), at), attend)
-        probabilities = decoder.logits(hidden).softmax(dim=-1)
+        probabilities = decoder.logits(hidden).softmax(dim=-1).cpu()
         sampled = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
         tokens[:, at + 1] = torch.where(torch.isin(tokens[:, at], ends), start, sampled)
         stage.advance(sequences)
@@ -103,11 +115,13 @@ class LockstepAttention:
         config: The model's.
         sequences: Number of sequences.
         length: Most tokens of each.
+        device: Where keys and values are kept.
     """
 
-    def __init__(self, config: ModelConfig, sequences: int, length: int) -> None:
+    def __init__(self, config: ModelConfig, sequences: int, length: int, device: torch.device = HOST) -> None:
         self._shared = config.heads // config.kv_heads
-        self._past = torch.empty(config.layers, 2, sequences, config.kv_heads, length, config.head_dim)
+        shape = (config.layers, 2, sequences, config.kv_heads, length, config.head_dim)
+        self._past = torch.empty(shape, device=device)
         self.position = 0
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -117,6 +131,15 @@ class LockstepAttention:
         keys, values = past[:, :, :, : self.position + 1]
         heads = q.view(len(q), -1, self._shared, q.shape[-1])  # [sequences, kv_heads, heads sharing a key, head_dim]
         return F.scaled_dot_product_attention(heads, keys, values).flatten(1)
+
+
+def _roomy(device: torch.device, config: ModelConfig, progress: Progress) -> torch.device:
+    """The device, or the host where the device cannot keep the whole model."""
+    needed = 4 * parameter_count(config) + CACHE_BYTES
+    if has_room(device, needed):
+        return device
+    progress.note(f"the GPU has no room for {needed / 1e9:.1f} GB, so the model writes its text on the CPU")
+    return HOST
 
 
 def _token_bytes(config: ModelConfig) -> int:

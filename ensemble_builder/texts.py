@@ -12,7 +12,9 @@ from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.text_sampling import sample_text
 
 
-def text_windows(text: Path | None, tokens: int, *, model: Path, seed: int, kept: Path, progress: Progress) -> Windows:
+def text_windows(
+    text: Path | None, tokens: int, *, model: Path, seed: int, kept: Path, progress: Progress, device: str = "cpu"
+) -> Windows:
     """Return the windows of a text.
 
     Args:
@@ -22,6 +24,7 @@ def text_windows(text: Path | None, tokens: int, *, model: Path, seed: int, kept
         seed: Of a text that is sampled.
         kept: Where a sampled text is kept for a build that is continued.
         progress: Is told of the sampling.
+        device: Where the model writes it, by torch's name.
 
     Raises:
         InputError: The text cannot be used.
@@ -34,7 +37,7 @@ def text_windows(text: Path | None, tokens: int, *, model: Path, seed: int, kept
         return Windows.of_text(read_text(text), text.name, tokenizer, config, limit=limit)
     if not kept.exists():
         name = f"{kept.stem} text"
-        write_atomically(kept, sample_text(model, limit * window, seed, progress, name).encode())
+        write_atomically(kept, sample_text(model, limit * window, seed, progress, name, device=device).encode())
     return Windows.of_text(read_text(kept), f"sampled from the model, seed {seed}", tokenizer, config, limit=limit)
 
 

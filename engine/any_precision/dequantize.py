@@ -14,14 +14,13 @@ from torch import Tensor
 
 from flexquant.engine.any_precision.spec import AnyPrecisionSpec
 from flexquant.engine.disk_layout import tensor_views
-from flexquant.engine.torch_scratch import scratch
+from flexquant.engine.torch_scratch import CARD_TILE_BYTES, HOST, scratch
 
 SCRATCH_BYTES: Final = 8 << 20
 """What `linear` works in, as long as one row of a matrix fits into it. Every thread has its own."""
 
 _SCRATCH_PER_WEIGHT: Final = 10
 """Bytes for a code (int32), one of its bits (int32) or the weight (fp32), and the weight (fp16)."""
-_SHIFTS: Final = torch.arange(32, dtype=torch.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +57,17 @@ def matrix_from(spec: AnyPrecisionSpec, base: Tensor, offset: int) -> AnyPrecisi
 def unpack_codes(chain: Chain, rows: slice = slice(None)) -> Tensor:
     """Codes of the chosen outputs: uint8 [rows, K]."""
     first, last, _ = rows.indices(chain[-1].out_features)
-    codes = torch.empty((last - first, chain[-1].in_features), dtype=torch.int32)
+    codes = chain[-1].planes.new_empty((last - first, chain[-1].in_features))
     _unpack(chain, first, last, codes, torch.empty_like(codes))
     return codes.to(torch.uint8)
 
 
 def dequantize(chain: Chain, rows: slice = slice(None)) -> Tensor:
-    """Weights of the chosen outputs: fp16 [rows, K]."""
-    start, stop, _ = rows.indices(chain[-1].out_features)
-    weights = torch.empty((stop - start, chain[-1].in_features), dtype=torch.float16)
-    for first, last in _tiles(chain[-1].in_features, start, stop):
+    """Weights of the chosen outputs: fp16 [rows, K], made where the chain lies."""
+    top = chain[-1]
+    start, stop, _ = rows.indices(top.out_features)
+    weights = top.table.new_empty((stop - start, top.in_features))
+    for first, last in _tiles(top.in_features, start, stop, top.table.device):
         weights[first - start : last - start] = _look_up(chain, first, last).weights
     return weights
 
@@ -88,7 +88,7 @@ def linear(parts: Sequence[Chain], x: Tensor) -> Tensor:
     result = torch.empty((x.shape[0], starts[-1]), dtype=torch.float32)
     for chain, start in zip(parts, starts, strict=False):
         outputs = chain[-1].out_features
-        for first, last in _tiles(chain[-1].in_features, 0, outputs):
+        for first, last in _tiles(chain[-1].in_features, 0, outputs, HOST):
             tile = _look_up(chain, first, last)
             torch.mm(x, tile.products.copy_(tile.weights).T, out=result[:, start + first : start + last])
         bias = chain[0].bias
@@ -99,15 +99,15 @@ def linear(parts: Sequence[Chain], x: Tensor) -> Tensor:
 
 def scratch_bytes(in_features: int) -> int:
     """Bytes of working memory that matrices of so many inputs need."""
-    return _SCRATCH_PER_WEIGHT * in_features * _tile_rows(in_features)
+    return _tile_bytes(in_features, HOST)
 
 
 class _Tile:
     """Views of the scratch memory for one tile [rows, K]. `bits` is the memory of `products`."""
 
-    def __init__(self, rows: int, in_features: int) -> None:
+    def __init__(self, rows: int, in_features: int, device: torch.device) -> None:
         count, shape = rows * in_features, (rows, in_features)
-        memory = scratch.take(scratch_bytes(in_features))
+        memory = scratch.take(_tile_bytes(in_features, device), device)
         self.codes = memory[: 4 * count].view(torch.int32).view(shape)
         self.bits = memory[4 * count : 8 * count].view(torch.int32).view(shape)
         self.products = memory[4 * count : 8 * count].view(torch.float32).view(shape)
@@ -117,28 +117,36 @@ class _Tile:
 def _look_up(chain: Chain, first: int, last: int) -> _Tile:
     """A tile whose `weights` are those of outputs first to last."""
     top = chain[-1]
-    tile = _Tile(last - first, top.in_features)
+    device = top.table.device
+    tile = _Tile(last - first, top.in_features, device)
     _unpack(chain, first, last, tile.codes, tile.bits)
     entries = top.table.shape[1]
-    tile.codes.add_(torch.arange(0, (last - first) * entries, entries, dtype=torch.int32).unsqueeze(1))
+    rows = torch.arange(0, (last - first) * entries, entries, dtype=torch.int32, device=device)
+    tile.codes.add_(rows.unsqueeze(1))
     torch.index_select(top.table[first:last].reshape(-1), 0, tile.codes.view(-1), out=tile.weights.view(-1))
     return tile
 
 
 def _unpack(chain: Chain, first: int, last: int, codes: Tensor, bits: Tensor) -> None:
     """Fill `codes`, int32 [last - first, K]; `bits` is as large and overwritten."""
+    shifts = torch.arange(32, dtype=torch.int32, device=codes.device)
     codes.zero_()
     for matrix in chain:
         for plane in matrix.planes[:, first:last]:
-            torch.bitwise_right_shift(plane.unsqueeze(2), _SHIFTS, out=bits.view(*plane.shape, 32))
+            torch.bitwise_right_shift(plane.unsqueeze(2), shifts, out=bits.view(*plane.shape, 32))
             codes.bitwise_left_shift_(1).bitwise_or_(bits.bitwise_and_(1))
 
 
-def _tile_rows(in_features: int) -> int:
-    return max(1, SCRATCH_BYTES // (_SCRATCH_PER_WEIGHT * in_features))
+def _tile_rows(in_features: int, device: torch.device) -> int:
+    room = SCRATCH_BYTES if device == HOST else CARD_TILE_BYTES
+    return max(1, room // (_SCRATCH_PER_WEIGHT * in_features))
 
 
-def _tiles(in_features: int, start: int, stop: int) -> list[tuple[int, int]]:
+def _tile_bytes(in_features: int, device: torch.device) -> int:
+    return _SCRATCH_PER_WEIGHT * in_features * _tile_rows(in_features, device)
+
+
+def _tiles(in_features: int, start: int, stop: int, device: torch.device) -> list[tuple[int, int]]:
     """The range of outputs, cut into tiles."""
-    height = _tile_rows(in_features)
+    height = _tile_rows(in_features, device)
     return [(first, min(first + height, stop)) for first in range(start, stop, height)]

@@ -15,7 +15,7 @@ from torch import Tensor
 from flexquant.engine.disk_layout import tensor_views
 from flexquant.engine.exl2.groups import CODES_PER_PERIOD, Run
 from flexquant.engine.exl2.spec import Exl2Spec
-from flexquant.engine.torch_scratch import scratch
+from flexquant.engine.torch_scratch import CARD_TILE_BYTES, HOST, scratch
 
 SCRATCH_BYTES: Final = 8 << 20
 """What `linear` and `dequantize` work in, as long as 32 columns of a matrix fit into it. Every thread has its own."""
@@ -75,16 +75,17 @@ def dequantize(matrix: Exl2Matrix, prescale: float = 1.0, columns: slice = slice
     """Weights of the chosen columns: fp16 [K, columns], rows in packed order (row r is input argsort(q_invperm)[r]).
 
     Args:
-        matrix: The layer.
+        matrix: The layer; the weights are made where it lies.
         prescale: Factor that some architectures put on a layer; 1 for all others.
         columns: Output columns, with a start that is a multiple of 8.
     """
     start, stop, _ = columns.indices(matrix.q_weight.shape[1])
     if start % 8:
         raise ValueError(f"columns start at {start}, which is not a multiple of 8")
-    weights = torch.empty((matrix.in_features, stop - start), dtype=torch.float16)
-    for first, last in _tiles(matrix.in_features, start, stop):
-        tile = _Tile(matrix.in_features, last - first)
+    device = matrix.q_weight.device
+    weights = torch.empty((matrix.in_features, stop - start), dtype=torch.float16, device=device)
+    for first, last in _tiles(matrix.in_features, start, stop, device):
+        tile = _Tile(matrix.in_features, last - first, device)
         _reconstruct(matrix, prescale, first, last, tile)
         weights[:, first - start : last - start] = tile.weights
     return weights
@@ -132,8 +133,8 @@ def linear(parts: Sequence[Sequence[Exl2Matrix]], x: Tensor, prescale: float = 1
 def _multiply(part: Sequence[Exl2Matrix], prescale: float, gathered: Tensor, result: Tensor) -> None:
     """Fill `result`, fp32 [rows, Np], with inputs in packed order, fp32 [rows, K], times a matrix, plus its bias."""
     matrix, *residuals = part
-    for first, last in _tiles(matrix.in_features, 0, result.shape[1]):
-        tile = _Tile(matrix.in_features, last - first)
+    for first, last in _tiles(matrix.in_features, 0, result.shape[1], HOST):
+        tile = _Tile(matrix.in_features, last - first, HOST)
         target = result[:, first:last]
         _reconstruct(matrix, prescale, first, last, tile)
         torch.mm(gathered, tile.products.copy_(tile.weights), out=target)
@@ -144,9 +145,10 @@ def _multiply(part: Sequence[Exl2Matrix], prescale: float, gathered: Tensor, res
         result[:, : matrix.out_features].add_(matrix.bias[: matrix.out_features])
 
 
-def tile_columns(in_features: int) -> int:
+def tile_columns(in_features: int, device: torch.device = HOST) -> int:
     """Columns that are reconstructed at once: a multiple of 32."""
-    fitting = SCRATCH_BYTES // (_SCRATCH_PER_WEIGHT * in_features)
+    room = SCRATCH_BYTES if device == HOST else CARD_TILE_BYTES
+    fitting = room // (_SCRATCH_PER_WEIGHT * in_features)
     return max(_TILE_MULTIPLE, fitting // _TILE_MULTIPLE * _TILE_MULTIPLE)
 
 
@@ -158,17 +160,17 @@ def scratch_bytes(in_features: int) -> int:
 class _Tile:
     """Views of the scratch memory for one tile [rows, columns]."""
 
-    def __init__(self, rows: int, columns: int) -> None:
+    def __init__(self, rows: int, columns: int, device: torch.device) -> None:
         count, shape = rows * columns, (rows, columns)
-        memory = scratch.take(_KEPT_PER_WEIGHT * rows * tile_columns(rows))
+        memory = scratch.take(_KEPT_PER_WEIGHT * rows * tile_columns(rows, device), device)
         self.codes = memory[: 4 * count].view(torch.int32).view(shape)
         self.products = memory[4 * count : 8 * count].view(torch.float32).view(shape)
         self.weights = memory[8 * count : 10 * count].view(torch.float16).view(shape)
 
 
-def _tiles(in_features: int, start: int, stop: int) -> list[tuple[int, int]]:
+def _tiles(in_features: int, start: int, stop: int, device: torch.device) -> list[tuple[int, int]]:
     """The range of columns, cut into tiles."""
-    width = tile_columns(in_features)
+    width = tile_columns(in_features, device)
     return [(first, min(first + width, stop)) for first in range(start, stop, width)]
 
 
@@ -190,7 +192,9 @@ def _scales(matrix: Exl2Matrix, prescale: float, start: int, stop: int) -> Tenso
     """Half-precision scales as fp32 [G, stop - start]; the maximum is divided by 256 in fp16: small ones lose bits."""
     first, last = start // 8, -(-stop // 8)
     packed = matrix.q_scale[:, first:last]
-    nibbles = (packed.unsqueeze(2) >> torch.arange(0, 32, 4, dtype=torch.int32)) & 15  # [G, words, 8]
+    nibbles = (
+        packed.unsqueeze(2) >> torch.arange(0, 32, 4, dtype=torch.int32, device=packed.device)
+    ) & 15  # [G, words, 8]
     roots = nibbles.flatten(1)[:, : stop - start] + 1
     largest = (matrix.q_scale_max.float() * (prescale / 256)).to(torch.float16)
     return ((roots * roots).to(torch.float16) * largest.unsqueeze(1)).float()
@@ -206,7 +210,7 @@ def _unpack(matrix: Exl2Matrix, words: Tensor, codes: Tensor) -> None:
         columns = words.shape[1]
         source = words[run.first_word : run.first_word + run.words].view(-1, step, columns)
         target = codes[run.first_row : run.first_row + run.rows].view(-1, period, columns)
-        spans, masks, straddling = _period(run.bits)
+        spans, masks, straddling = _period(run.bits, words.device)
         for word, (first, last, shifts) in enumerate(spans):
             torch.bitwise_right_shift(source[:, word : word + 1], shifts, out=target[:, first:last])
         target &= masks
@@ -215,7 +219,9 @@ def _unpack(matrix: Exl2Matrix, words: Tensor, codes: Tensor) -> None:
 
 
 @cache
-def _period(bits: int) -> tuple[list[tuple[int, int, Tensor]], Tensor, list[tuple[int, int, int]]]:
+def _period(
+    bits: int, device: torch.device
+) -> tuple[list[tuple[int, int, Tensor]], Tensor, list[tuple[int, int, int]]]:
     """How codes lie in one period.
 
     Returns:
@@ -227,9 +233,10 @@ def _period(bits: int) -> tuple[list[tuple[int, int, Tensor]], Tensor, list[tupl
     spans = []
     for word in range(CODES_PER_PERIOD[bits] * bits // 32):
         inside = [code for code, start in enumerate(starts) if start // 32 == word]
-        shifts = torch.tensor([[starts[code] % 32] for code in inside], dtype=torch.int32)
+        shifts = torch.tensor([[starts[code] % 32] for code in inside], dtype=torch.int32, device=device)
         spans.append((inside[0], inside[-1] + 1, shifts))
-    masks = torch.tensor([[(1 << min(bits, 32 - start % 32)) - 1] for start in starts], dtype=torch.int32)
+    widest = [[(1 << min(bits, 32 - start % 32)) - 1] for start in starts]
+    masks = torch.tensor(widest, dtype=torch.int32, device=device)
     straddling = [
         (code, start // 32 + 1, 32 - start % 32) for code, start in enumerate(starts) if start % 32 + bits > 32
     ]

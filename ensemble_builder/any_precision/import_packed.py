@@ -98,6 +98,7 @@ def build_from_packed(
                 seed=search.seed,
                 kept=place.work / "search.txt",
                 progress=progress,
+                device=search.device,
             ),
             checkpoint=unquantized,
             quantization=None,

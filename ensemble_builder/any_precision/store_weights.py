@@ -1,10 +1,12 @@
 """Weights of an Any-Precision store and of those below it, for measuring; a server reads its arenas instead."""
 
+import torch
 from torch import Tensor
 
 from flexquant.engine.any_precision.dequantize import AnyPrecisionMatrix, dequantize
 from flexquant.engine.model_config import LinearShape, ModelConfig
 from flexquant.engine.tensor_index import TensorIndex
+from flexquant.engine.torch_scratch import HOST
 from flexquant.engine.torch_tensors import read_tensor
 from flexquant.engine.weights import DenseWeights
 
@@ -17,14 +19,20 @@ class AnyPrecisionWeights(DenseWeights):
         config: Its configuration.
         keys: The linear layers that the store has something of, checked by `read_spec`.
         below: The next smaller level, if the store lies on one; a layer that the store has nothing of is as there.
+        device: See `DenseWeights`.
     """
 
     def __init__(
-        self, index: TensorIndex, config: ModelConfig, keys: set[str], below: "AnyPrecisionWeights | None"
+        self,
+        index: TensorIndex,
+        config: ModelConfig,
+        keys: set[str],
+        below: "AnyPrecisionWeights | None",
+        device: torch.device = HOST,
     ) -> None:
         self._keys = keys
         self._below = below
-        super().__init__(index, config)
+        super().__init__(index, config, device)
 
     @property
     def kept_bytes(self) -> int:
@@ -54,7 +62,9 @@ class AnyPrecisionWeights(DenseWeights):
         """Return what every store has of a linear layer, the smallest one first."""
         found = [] if self._below is None else self._below.chain(key)
         if key in self._keys:
-            planes, table = (read_tensor(self._index, f"{key}.{suffix}") for suffix in ("planes", "table"))
+            planes, table = (
+                read_tensor(self._index, f"{key}.{suffix}").to(self._device) for suffix in ("planes", "table")
+            )
             found.append(AnyPrecisionMatrix(planes, table, None))
         return found
 

@@ -14,6 +14,7 @@ from flexquant.ensemble_builder.atomic_file import write_atomically
 from flexquant.ensemble_builder.compare.options import CompareOptions
 from flexquant.ensemble_builder.compare.page import page
 from flexquant.ensemble_builder.compare.run import compare
+from flexquant.ensemble_builder.device import add_device, choose_device
 from flexquant.ensemble_builder.levels import check_nested, parse_levels
 from flexquant.ensemble_builder.options import PRESETS, QuantizeOptions, SearchOptions
 from flexquant.ensemble_builder.progress import Progress
@@ -94,6 +95,7 @@ def run(given: Sequence[str]) -> None:
     )
     parser.add_argument("--draws", metavar="N", type=positive, default=DRAWS, help=f"random orders (default: {DRAWS})")
     parser.add_argument("--seed", metavar="S", type=natural, default=0, help="of all that is drawn (default: 0)")
+    add_device(parser, "where models are measured")
     args = parser.parse_args(given)
     preset = PRESETS[args.preset]
     quantize = QuantizeOptions((), args.calibration, preset.calibration_tokens, args.group_size)
@@ -113,6 +115,7 @@ def run(given: Sequence[str]) -> None:
         seed=args.seed,
         evaluations=preset.evaluations,
         minutes=None,
+        device=choose_device(args.device),
     )
     options = CompareOptions(
         checkpoint=args.checkpoint,
@@ -124,6 +127,7 @@ def run(given: Sequence[str]) -> None:
         seed=args.seed,
         prune=args.prune,
         exhaustive=args.exhaustive,
+        device=search.device,
     )
     progress = Progress()
     found = compare(wanted, args.ensemble, quantize, search, options, progress)

@@ -81,8 +81,9 @@ class OptionsAttention:
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: ARG002  # same for all layers
         """See `Attend`."""
         length = len(self._seen)
+        seen = self._seen.to(q.device)
         heads, keys, values = (rows.reshape(-1, length, *rows.shape[1:]).transpose(1, 2) for rows in (q, k, v))
-        found = F.scaled_dot_product_attention(heads, keys, values, attn_mask=self._seen, enable_gqa=True)
+        found = F.scaled_dot_product_attention(heads, keys, values, attn_mask=seen, enable_gqa=True)
         return found.transpose(1, 2).reshape(len(q), -1)
 
 
@@ -106,7 +107,7 @@ def likelihoods(decoder: Decoder, choices: Choices) -> Tensor:
         rows = hidden.view(*tile.shape, -1)[:, starts].flatten(0, 2)
         logs = decoder.logits(rows).log_softmax(dim=-1)
         targets = choices.options[start : start + together]
-        found.append(logs.gather(1, targets.flatten()[:, None]).view(targets.shape).mean(dim=-1))
+        found.append(logs.cpu().gather(1, targets.flatten()[:, None]).view(targets.shape).mean(dim=-1))
     return torch.cat(found)
 
 

@@ -111,7 +111,7 @@ def compare_ensemble(
     whole = whole_model_route(manifest, units)
     if whole is not None:
         every.append(whole)
-    scorer = Scorer(ensemble, measuring.unseen, options.checkpoint)
+    scorer = Scorer(ensemble, measuring.unseen, options.checkpoint, options.device)
     key = fingerprint(manifest.files, manifest.modules, measuring.unseen, "unquantized")
     with Scores(measured / "unseen.jsonl", key) as scores:
         curves = _curves(name, every, others, options.between, scorer, scores, progress)
@@ -190,7 +190,7 @@ def _exhaustive(
     if search is None or (search.text.sha256 != evaluation.text.sha256 or len(search.tokens) < evaluation.windows):
         return None, "Exhaustive greedy was not run: the text of this ensemble's search was not given."
     windows = search.first(evaluation.windows)
-    scorer = Scorer(ensemble, windows, options.checkpoint)
+    scorer = Scorer(ensemble, windows, options.checkpoint, options.device)
     key = fingerprint(manifest.files, manifest.modules, windows, "unquantized")
     return measured_exhaustive(units, scorer.evaluation, measured / "exhaustive.jsonl", key, progress), ""
 

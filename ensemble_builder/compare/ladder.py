@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import torch
+
 from flexquant.engine.decoder import Decoder
 from flexquant.engine.errors import InputError
 from flexquant.ensemble_builder.atomic_file import write_atomically
+from flexquant.ensemble_builder.device import Kept
 from flexquant.ensemble_builder.evaluation import Windows
 from flexquant.ensemble_builder.levels import level_name
 from flexquant.ensemble_builder.progress import Progress
@@ -92,9 +95,10 @@ def open_rung(folder: Path, bits: float) -> Store:
     return open_store(_store(folder, bits), level_name(bits), bits)
 
 
-def rung_decoder(store: Store) -> Decoder:
-    """Return the whole model."""
-    return Decoder(store.config, store.weights())
+def rung_decoder(store: Store, device: str = "cpu") -> Decoder:
+    """Return the whole model, on a device by torch's name."""
+    where = torch.device(device)
+    return Decoder(store.config, store.weights(Kept.on(where, 1).weights, where))
 
 
 def rung_footprint(store: Store) -> int:

@@ -18,6 +18,7 @@ class CompareOptions:
         seed: Of the random orders and of the completion choice.
         prune: Rates at which every ensemble is pruned and measured, rising.
         exhaustive: Most evaluations that exhaustive greedy may take; an ensemble that needs more is compared without.
+        device: Where models are measured, by torch's name.
     """
 
     checkpoint: Path
@@ -29,3 +30,4 @@ class CompareOptions:
     seed: int
     prune: tuple[float, ...]
     exhaustive: int
+    device: str = "cpu"

@@ -106,7 +106,8 @@ def pruned_at_rates(
             share: next(at for at, footprint in enumerate(route.footprints) if footprint <= size)
             for share, size in sizes.items()
         }
-        qualities = _measured(ensemble, sorted({*fits.values()}), checkpoint, unseen, measured, rate, progress)
+        at = sorted({*fits.values()})
+        qualities = _measured(ensemble, at, checkpoint, unseen, measured, rate, search.device, progress)
         base = qualities[0].mean_kl if not found else found[0].allowed[0].quality.mean_kl
         pruning = manifest.pruning
         found.append(
@@ -140,6 +141,7 @@ def _measured(
     unseen: Windows,
     measured: Path,
     rate: float,
+    device: str,
     progress: Progress,
 ) -> dict[int, WindowQuality]:
     """Measure positions of an ensemble on the unseen text."""
@@ -151,7 +153,7 @@ def _measured(
         missing = [position for position in positions if names[position] not in scores.qualities]
         title = f"pruned at {rate:.0%}: on the unseen text"
         with progress.stage(title, len(positions), done=len(positions) - len(missing)) as stage:
-            scorer = Scorer(ensemble, unseen, checkpoint) if missing else None
+            scorer = Scorer(ensemble, unseen, checkpoint, device) if missing else None
             for position in missing:
                 if scorer is not None:
                     scores.add_quality(names[position], scorer(states[position]))

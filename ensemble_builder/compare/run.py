@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.model_config import read_model_config
 from flexquant.engine.tokenizer import Tokenizer
@@ -114,13 +116,14 @@ def _rungs(
     with Scores(measured / "ladder.jsonl", key) as scores:
         names = {bits: level_name(bits) for bits in widths}
         missing = [bits for bits in widths if not {names[bits]} <= scores.qualities.keys() & scores.choices.keys()]
-        hidden = final_hidden(unquantized(options.checkpoint, config), unseen) if missing else None
+        where = torch.device(options.device)
+        hidden = final_hidden(unquantized(options.checkpoint, config, where), unseen) if missing else None
         with progress.stage("ladder on the unseen text", len(widths), done=len(widths) - len(missing)) as stage:
             for bits in widths:
                 store, name = open_rung(folder, bits), names[bits]
                 if hidden is not None and bits in missing:
-                    reference = Reference(unquantized(options.checkpoint, config), hidden)
-                    decoder = rung_decoder(store)
+                    reference = Reference(unquantized(options.checkpoint, config, where), hidden)
+                    decoder = rung_decoder(store, options.device)
                     scores.add_quality(name, measure_windows(decoder, final_hidden(decoder, unseen), unseen, reference))
                     scores.add_choices(name, chosen_right(decoder, choices))
                     stage.advance()
@@ -139,6 +142,7 @@ def _calibration(
         seed=search.seed,
         kept=options.out / "texts" / f"calibration-{search.seed}-{quantize.calibration_tokens}.txt",
         progress=progress,
+        device=search.device,
     )
 
 
@@ -160,4 +164,6 @@ def _search_windows(search: SearchOptions, options: CompareOptions, built: bool,
     if not built:
         return None
     kept = options.out / "texts" / f"search-{search.seed + 1}-{search.tokens}.txt"
-    return text_windows(None, search.tokens, model=model, seed=search.seed + 1, kept=kept, progress=progress)
+    return text_windows(
+        None, search.tokens, model=model, seed=search.seed + 1, kept=kept, progress=progress, device=search.device
+    )

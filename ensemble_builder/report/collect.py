@@ -50,6 +50,7 @@ class Options:
         between: Positions to measure between the ends of each order.
         draws: Random orders.
         seed: Of the random orders.
+        device: Where it is measured, by torch's name.
     """
 
     text: Path
@@ -59,6 +60,7 @@ class Options:
     between: int
     draws: int
     seed: int
+    device: str = "cpu"
 
 
 def report_on(ensemble: Ensemble, built: Mapping[str, object], options: Options, progress: Progress) -> Report:
@@ -90,7 +92,7 @@ def report_on(ensemble: Ensemble, built: Mapping[str, object], options: Options,
         limit=options.windows,
     )
     check_unseen(manifest, options.text, windows.text.sha256)
-    scorer = Scorer(ensemble, windows, options.checkpoint)
+    scorer = Scorer(ensemble, windows, options.checkpoint, options.device)
     costs = recorded_sensitivities(manifest, units)
     source: Literal["build", "report text"] | None = None
     if GREEDY in options.orders:

@@ -9,6 +9,7 @@ from typing import Final
 from flexquant.engine.ensemble import Ensemble
 from flexquant.ensemble_builder.arguments import natural, new_parser, positive
 from flexquant.ensemble_builder.atomic_file import cannot_write, write_atomically
+from flexquant.ensemble_builder.device import add_device, choose_device
 from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.report.built import read_built
 from flexquant.ensemble_builder.report.collect import Options, report_on
@@ -56,6 +57,7 @@ def run(given: Sequence[str]) -> None:
     parser.add_argument("--draws", metavar="N", type=positive, default=DRAWS, help=f"random orders (default: {DRAWS})")
     parser.add_argument("--seed", metavar="S", type=natural, default=0, help="of the random orders (default: 0)")
     parser.add_argument("--out", metavar="DIR", type=Path, help="folder for the report (default: the ensemble's)")
+    add_device(parser, "where it is measured")
     args = parser.parse_args(given)
     options = Options(
         text=args.text,
@@ -65,6 +67,7 @@ def run(given: Sequence[str]) -> None:
         between=args.points,
         draws=args.draws,
         seed=args.seed,
+        device=choose_device(args.device),
     )
     progress = Progress()
     built = read_built(args.ensemble)

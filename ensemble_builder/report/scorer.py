@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from flexquant.engine.decoder import Decoder
 from flexquant.engine.ensemble import Ensemble
+from flexquant.ensemble_builder.device import Kept
 from flexquant.ensemble_builder.eqm import EqmEvaluation, hybrid
 from flexquant.ensemble_builder.evaluation import Reference, Windows, final_hidden, measure
 from flexquant.ensemble_builder.evaluation_setup import unquantized
@@ -21,12 +24,17 @@ class Scorer:
         ensemble: The ensemble.
         windows: The text.
         checkpoint: The unquantized model, for KL; position 0 takes its place if None.
+        device: Where it is measured, by torch's name.
     """
 
-    def __init__(self, ensemble: Ensemble, windows: Windows, checkpoint: Path | None) -> None:
+    def __init__(self, ensemble: Ensemble, windows: Windows, checkpoint: Path | None, device: str = "cpu") -> None:
         config, manifest = ensemble.config, ensemble.manifest
         self._config, self._modules = config, manifest.modules
-        self._stores = {store.level: store.weights() for store in stores_of(ensemble.folder, manifest)}
+        where = torch.device(device)
+        kept = Kept.on(where, len(manifest.levels))
+        self._stores = {
+            store.level: store.weights(kept.weights, where) for store in stores_of(ensemble.folder, manifest)
+        }
         self.reference: Literal["unquantized", "position 0"]
         if checkpoint is None:
             self.reference = "position 0"
@@ -35,10 +43,12 @@ class Scorer:
             self.reference = "unquantized"
             check_same_model([ensemble.common.folder, checkpoint])
             # A second decoder, because the first keeps the weights it has read and this one needs the head alone.
-            hidden = final_hidden(unquantized(checkpoint, config), windows)
-            reference = Reference(unquantized(checkpoint, config), hidden)
+            hidden = final_hidden(unquantized(checkpoint, config, where), windows)
+            reference = Reference(unquantized(checkpoint, config, where), hidden)
         self.reference_perplexity = measure(reference.decoder, reference.hidden, windows, None).perplexity
-        self.evaluation = EqmEvaluation(config, manifest.modules, self._stores, windows, reference)
+        self.evaluation = EqmEvaluation(
+            config, manifest.modules, self._stores, windows, reference, cache_bytes=kept.states
+        )
         self.known: dict[Assignment, WindowQuality] = {}
 
     def __call__(self, state: Assignment) -> WindowQuality:

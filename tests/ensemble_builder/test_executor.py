@@ -11,6 +11,7 @@ import torch
 
 from flexquant.engine.errors import CheckpointError, FlexQuantError
 from flexquant.engine.manifest import Quality, Text
+from flexquant.ensemble_builder.device import Kept
 from flexquant.ensemble_builder.evaluation import Windows
 from flexquant.ensemble_builder.evaluation_setup import LEAST_BYTES, EvaluationSetup
 from flexquant.ensemble_builder.executor import Executor, LocalProcesses, executor
@@ -89,5 +90,5 @@ def test_what_fails_in_a_process_fails_here(setup: EvaluationSetup, tmp_path: Pa
 
 def test_processes_share_the_memory_of_one(setup: EvaluationSetup) -> None:
     each = setup.shared(4)
-    assert (4 * each.cache_bytes, 4 * each.kept_bytes) == (setup.cache_bytes, setup.kept_bytes)
-    assert setup.shared(10**6).kept_bytes == LEAST_BYTES
+    assert (4 * each.kept.states, 4 * each.kept.weights) == (setup.kept.states, setup.kept.weights)
+    assert setup.shared(10**6).kept == Kept(LEAST_BYTES, LEAST_BYTES)
