@@ -13,6 +13,7 @@ from flexquant.ensemble_builder.any_precision.widths import check_levels
 from flexquant.ensemble_builder.arguments import minutes, natural, new_parser, positive, size
 from flexquant.ensemble_builder.build import build
 from flexquant.ensemble_builder.checkpoint_source import CheckpointSource
+from flexquant.ensemble_builder.device import add_device, choose_device
 from flexquant.ensemble_builder.imported_levels import build_from_levels
 from flexquant.ensemble_builder.levels import check_nested, level_name, parse_levels
 from flexquant.ensemble_builder.options import GROUP_SIZE, PRESETS, Preset, QuantizeOptions, SearchOptions
@@ -139,7 +140,14 @@ def run(given: Sequence[str]) -> None:
         type=minutes,
         help="most minutes for the search of each sequence; the result then depends on the machine's speed",
     )
+    add_device(parser)
     args = parser.parse_args(given)
+    device = choose_device(args.device)
+    if device != "cpu" and args.workers > 1:
+        raise UsageError(
+            f"--workers {args.workers}: one process alone measures on a GPU",
+            hint="Leave --workers out, or use --device cpu.",
+        )
     preset = PRESETS[args.preset]
     search = SearchOptions(
         text=args.search_text,
@@ -150,6 +158,7 @@ def run(given: Sequence[str]) -> None:
         units=parse_kinds(args.unit),
         max_step=args.max_step,
         workers=args.workers,
+        device=device,
     )
     progress = Progress()
     if args.from_checkpoints is not None:
