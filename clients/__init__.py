@@ -19,7 +19,7 @@ from flexquant.clients.errors import (
     UnreachableError,
 )
 from flexquant.clients.load import Load
-from flexquant.clients.types import Answer, Decision, Elastic, Event, Model, Piece, Quality, Source, Usage
+from flexquant.clients.types import Answer, Decision, Elastic, Event, Model, Piece, Quality, Reserves, Source, Usage
 
 __all__ = [
     "Answer",
@@ -38,6 +38,7 @@ __all__ = [
     "OverloadedError",
     "Piece",
     "Quality",
+    "Reserves",
     "Source",
     "UnexpectedAnswerError",
     "UnreachableError",

@@ -141,13 +141,33 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Reserves:
+    """Bytes of a memory source that are kept free for others.
+
+    Below `critical` everything yields, below `low` the model shrinks until `target` is free, and it grows only while
+    `high` stays free.
+    """
+
+    critical: int
+    low: int
+    target: int
+    high: int
+
+    @classmethod
+    def from_json(cls, data: Json) -> Self:
+        """From `reserves` of a source."""
+        return cls(critical=data["critical"], low=data["low"], target=data["target"], high=data["high"])
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
-    """A memory source of the daemon; `error` says why it does not answer."""
+    """A memory source of the daemon; `error` says why it does not answer, and the rest is None then."""
 
     name: str
     available_bytes: int | None
     total_bytes: int | None
     error: str | None
+    reserves: Reserves | None
 
     @classmethod
     def from_json(cls, data: Json) -> Self:
@@ -157,6 +177,7 @@ class Source:
             available_bytes=data["available_bytes"],
             total_bytes=data["total_bytes"],
             error=data["error"],
+            reserves=Reserves.from_json(reserves) if (reserves := data.get("reserves")) else None,
         )
 
 

@@ -16,6 +16,7 @@ from flexquant.clients import (
     NoAnswerError,
     NotFoundError,
     OverloadedError,
+    Reserves,
     UnexpectedAnswerError,
     UnreachableError,
 )
@@ -47,7 +48,13 @@ ELASTIC = {
     "retained_bytes": 0,
     "quality": {"perplexity": 14.9, "kl": 0.01},
     "last_decision": {"what": "critical", "why": "host: ...", "when": 5e8, "from_position": 2, "to_position": 5},
-    "sources": [{"name": "host", "available_bytes": None, "total_bytes": None, "error": "OSError"}],
+    "sources": [
+        {"name": "host", "available_bytes": None, "total_bytes": None, "error": "OSError", "reserves": None},
+        {
+            **{"name": "cgroup", "available_bytes": 5, "total_bytes": 9, "error": None},
+            "reserves": {"critical": 1, "low": 2, "target": 3, "high": 4},
+        },
+    ],
     "a_field_of_the_future": 1,
 }
 
@@ -192,7 +199,9 @@ def test_the_elastic_state() -> None:
     assert state.quality.perplexity == 14.9
     assert state.last_decision is not None
     assert state.last_decision.what == "critical"
-    assert state.sources[0].error == "OSError"
+    silent, told = state.sources
+    assert (silent.error, silent.reserves) == ("OSError", None)
+    assert told.reserves == Reserves(critical=1, low=2, target=3, high=4)
     assert (state.refusing, state.release_efficiency, state.retained_bytes) == (None, 0.98, 0)
     first = _client(_says({**ELASTIC, "last_decision": None})).elastic()
     assert first.last_decision is None

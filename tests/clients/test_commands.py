@@ -45,7 +45,9 @@ def test_status_shows_what_is_unusual(capsys: pytest.CaptureFixture[str]) -> Non
         "refusing": "host: 3 MiB available",
         "retained_bytes": 5 << 20,
         "last_decision": {"what": "critical", "why": "host: low", "when": 5e8, "from_position": 2, "to_position": 6},
-        "sources": [{"name": "host", "available_bytes": None, "total_bytes": None, "error": "OSError: gone"}],
+        "sources": [
+            {"name": "host", "available_bytes": None, "total_bytes": None, "error": "OSError: gone", "reserves": None}
+        ],
     }
     assert status.main([], _connect({**STATE, **unusual})) == 0
     out = capsys.readouterr().out

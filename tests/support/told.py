@@ -29,7 +29,12 @@ STATE: Final[dict[str, Any]] = {
     "retained_bytes": 0,
     "quality": {"perplexity": 14.9, "kl": 0.01},
     "last_decision": None,
-    "sources": [{"name": "host", "available_bytes": 5 << 30, "total_bytes": 16 << 30, "error": None}],
+    "sources": [
+        {
+            **{"name": "host", "available_bytes": 5 << 30, "total_bytes": 16 << 30, "error": None},
+            "reserves": {"critical": 512 << 20, "low": 1 << 30, "target": 2 << 30, "high": 3 << 30},
+        }
+    ],
 }
 """`GET /v1/elastic`."""
 MODELS: Final[dict[str, Any]] = {
