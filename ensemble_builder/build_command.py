@@ -190,6 +190,7 @@ def run(given: Sequence[str]) -> None:
         levels=quantize.levels,
         group_size=quantize.group_size,
         method=quantize.method,
+        nested=quantize.nested,
     )
     build(checkpoint, out, quantize, search, progress, source.model_name)
 

@@ -47,6 +47,7 @@ class CheckpointSource:
         levels: tuple[float, ...] = (),
         group_size: int = GROUP_SIZE,
         method: Method = "exl2",
+        nested: bool = False,
     ) -> Path:
         """The folder of the checkpoint; downloads it first where that is needed.
 
@@ -57,6 +58,7 @@ class CheckpointSource:
             levels: Levels that are going to be made of it.
             group_size: Weights that share a scale in them.
             method: How they are made.
+            nested: Whether each but the last is what it adds to the next one.
 
         Raises:
             FlexQuantError: See `fetch_checkpoint`.
@@ -68,5 +70,5 @@ class CheckpointSource:
         from flexquant.ensemble_builder.hub.fetch import fetch_checkpoint
 
         return fetch_checkpoint(
-            self.hub, quantized=quantized, room=Room(out, levels, group_size, method), progress=progress
+            self.hub, quantized=quantized, room=Room(out, levels, group_size, method, nested), progress=progress
         )

@@ -44,6 +44,7 @@ class Room:
         levels: Bits of the levels that are made; none where the downloaded checkpoints are the levels themselves.
         group_size: Weights that share a scale.
         method: How the levels are made.
+        nested: Whether each level but the last is what it adds to the next one.
         probe: Looks at a disk.
     """
 
@@ -51,6 +52,7 @@ class Room:
     levels: Sequence[float] = ()
     group_size: int = GROUP_SIZE
     method: Method = "exl2"
+    nested: bool = False
     probe: Probe = disk_of
 
     def check(self, source: HubId, config: ModelConfig, cache: Path, *, missing: int, whole: int) -> None:
@@ -69,7 +71,8 @@ class Room:
         disk, other = self.probe(cache), self.probe(self.out)
         together = disk.device == other.device
         if self.levels:
-            built = max(0, ensemble_bytes(config, self.levels, self.group_size, self.method) - _bytes_in(self.out))
+            whole_build = ensemble_bytes(config, self.levels, self.group_size, self.method, nested=self.nested)
+            built = max(0, whole_build - _bytes_in(self.out))
         else:
             built = 0 if together else max(0, whole - _bytes_in(self.out))  # hard links on the same disk
         if together:
@@ -79,12 +82,14 @@ class Room:
             _check(source, self.out, other, 0, built)
 
 
-def ensemble_bytes(config: ModelConfig, levels: Sequence[float], group_size: int, method: Method = "exl2") -> int:
+def ensemble_bytes(
+    config: ModelConfig, levels: Sequence[float], group_size: int, method: Method = "exl2", *, nested: bool = False
+) -> int:
     """About how many bytes the files of an ensemble take: its levels, and the embedding that they share."""
     if method == "any-precision":
         embedding = 2 * config.vocab_size * config.hidden_size
         return embedding + sum(planes_and_tables(shape, widths_of(shape, levels))[0] for shape in config.linears())
-    return stored_bytes(config, levels, group_size)
+    return stored_bytes(config, levels, group_size, nested=nested)
 
 
 def _check(source: HubId, folder: Path, disk: Disk, download: int, ensemble: int) -> None:

@@ -266,6 +266,13 @@ def test_too_small_a_disk_is_told_before_the_weights(hub: Hub, tmp_path: Path) -
     fetch("org/model", out, room=room(cache=built))
 
 
+def test_a_nested_ensemble_needs_the_room_of_its_own_files(hub: Hub, tmp_path: Path) -> None:
+    hub.repositories["org/model"] = Repository({"main": FILES})
+    built = stored_bytes(read_model_config(DOCS_LLAMA), (8.0, 4.0), 32, nested=True)
+    assert built < 0.8 * stored_bytes(read_model_config(DOCS_LLAMA), (8.0, 4.0), 32)
+    fetch("org/model", tmp_path, room=Room(tmp_path, (8.0, 4.0), nested=True, probe=lambda _: Disk(1, SIZE + built)))
+
+
 def test_without_a_network_the_cache_is_enough(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.repositories["org/model"] = Repository({"main": FILES})
     folder, _ = fetch("org/model", tmp_path)
