@@ -10,7 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-PARTS = ("facts", "logits", "plain", "weights", "tokens", "batches", "memory", "gaps", "speed", "streams", "prefill")
+PARTS = (
+    *("facts", "logits", "plain", "weights", "tokens", "batches", "memory", "gaps", "speed", "streams", "prefill"),
+    *("measuring", "measuring_large", "converting"),
+)
 
 
 def main() -> int:
@@ -107,6 +110,21 @@ def _parts(arguments: argparse.Namespace) -> dict[str, Callable[[], Any]]:
 
         return prefilling(large(), tokens=2048, rounds=arguments.rounds)
 
+    def measuring() -> Any:
+        from bench.cuda.building import measuring
+
+        return measuring()
+
+    def measuring_large() -> Any:
+        from bench.cuda.building import measuring_large
+
+        return measuring_large(large().folder)
+
+    def converting() -> Any:
+        from bench.cuda.building import converting
+
+        return converting(arguments.model.parent / "cuda-converted")
+
     return {
         "facts": facts,
         "logits": answers("logits_at_every_position"),
@@ -119,6 +137,9 @@ def _parts(arguments: argparse.Namespace) -> dict[str, Callable[[], Any]]:
         "speed": speed,
         "streams": streams,
         "prefill": prefill,
+        "measuring": measuring,
+        "measuring_large": measuring_large,
+        "converting": converting,
     }
 
 

@@ -17,7 +17,7 @@ _MODEL: Final = "1.1 B, 8 to 4 bits"
 
 def rows(results: Mapping[str, Any]) -> list[Row]:
     """What a run measured, as far as it got."""
-    return [row for part in (_right, _returned, _gaps, _speed, _others) for row in part(results)]
+    return [row for part in (_right, _returned, _gaps, _speed, _others, _building) for row in part(results)]
 
 
 def conditions(results: Mapping[str, Any], machine: str) -> dict[str, str]:
@@ -127,6 +127,34 @@ def _others(results: Mapping[str, Any]) -> Iterator[Row]:
             Figure.of(prompt["plain"]),
             "exllamav2 by itself, in one chunk",
         )
+
+
+def _building(results: Mapping[str, Any]) -> Iterator[Row]:
+    for name, what in (("measuring", "demo"), ("measuring_large", _MODEL)):
+        if "seconds" in (found := results.get(name) or {}):
+            yield Row(
+                f"{what}, {found['models']} models measured on {found['windows']} windows of text",
+                "s",
+                Figure.exact(found["seconds"]["cuda"]),
+                Figure.exact(found["seconds"]["cpu"]),
+                "the same on the host's processor",
+                less_is_better=True,
+            )
+    if "kl_difference" in (found := results.get("measuring") or {}):
+        yield _alone("demo, the same: largest relative difference of perplexity", "", found["perplexity_difference"])
+        yield _alone("demo, the same: largest difference of KL", "nats", found["kl_difference"])
+    made = (results.get("converting") or {}).get("by", {})
+    if {"own", "exllamav2"} <= made.keys():
+        for end, bits in enumerate((8, 4)):
+            for figure, unit in (("kl", "nats"), ("footprint_bytes", "bytes")):
+                yield Row(
+                    f"docs-llama at {bits} bits by exllamav2's converter: {figure.replace('_bytes', '')}",
+                    unit,
+                    Figure.exact(made["exllamav2"]["ends"][end][figure]),
+                    Figure.exact(made["own"]["ends"][end][figure]),
+                    "our quantizer, the same calibration text",
+                    less_is_better=True,
+                )
 
 
 def _parts(results: Mapping[str, Any], name: str) -> Sequence[Mapping[str, Any]]:
