@@ -51,7 +51,10 @@ ELASTIC = {
     "sources": [
         {"name": "host", "available_bytes": None, "total_bytes": None, "error": "OSError", "reserves": None},
         {
-            **{"name": "cgroup", "available_bytes": 5, "total_bytes": 9, "error": None},
+            "name": "cgroup",
+            "available_bytes": 5,
+            "total_bytes": 9,
+            "error": None,
             "reserves": {"critical": 1, "low": 2, "target": 3, "high": 4},
         },
     ],

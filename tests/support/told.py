@@ -31,7 +31,10 @@ STATE: Final[dict[str, Any]] = {
     "last_decision": None,
     "sources": [
         {
-            **{"name": "host", "available_bytes": 5 << 30, "total_bytes": 16 << 30, "error": None},
+            "name": "host",
+            "available_bytes": 5 << 30,
+            "total_bytes": 16 << 30,
+            "error": None,
             "reserves": {"critical": 512 << 20, "low": 1 << 30, "target": 2 << 30, "high": 3 << 30},
         }
     ],
