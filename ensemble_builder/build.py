@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Final
 
 from flexquant.engine.errors import CheckpointError
+from flexquant.engine.exllamav2.version import VERSION
 from flexquant.engine.manifest import MANIFEST_NAME, Method, Quantization
 from flexquant.engine.model_config import read_model_config
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.ensemble_builder.any_precision.quantize_model import quantize_model as quantize_any_precision
 from flexquant.ensemble_builder.completion import complete
 from flexquant.ensemble_builder.evaluation import Windows
+from flexquant.ensemble_builder.exllamav2.calibration_rows import CalibrationText
+from flexquant.ensemble_builder.exllamav2.convert_model import convert_model
 from flexquant.ensemble_builder.file_hashes import checkpoint_sha256
 from flexquant.ensemble_builder.levels import level_name
 from flexquant.ensemble_builder.options import QuantizeOptions, SearchOptions
@@ -63,14 +66,16 @@ def build(
         if place.finished:
             progress.note(f"{out / MANIFEST_NAME}: is finished already")
             return
-        calibration = text_windows(
-            quantize.calibration,
-            quantize.calibration_tokens,
-            model=checkpoint,
-            seed=search.seed,
-            kept=place.work / "calibration.txt",
-            progress=progress,
-        )
+        calibration = None
+        if quantize.quantizer == "own":
+            calibration = text_windows(
+                quantize.calibration,
+                quantize.calibration_tokens,
+                model=checkpoint,
+                seed=search.seed,
+                kept=place.work / "calibration.txt",
+                progress=progress,
+            )
         # Before the long work, so that a text that cannot be used is found now.
         windows = text_windows(
             search.text,
@@ -80,7 +85,7 @@ def build(
             kept=place.work / "search.txt",
             progress=progress,
         )
-        _quantize(checkpoint, out, quantize, calibration, progress)
+        quantization = _quantize(checkpoint, out, quantize, calibration, progress)
         names = [level_name(level) for level in quantize.levels]
         complete(
             place,
@@ -92,18 +97,34 @@ def build(
             ],
             windows=windows,
             checkpoint=checkpoint,
-            quantization=Quantization(
-                quantizer=QUANTIZERS[quantize.method],
-                group_size=quantize.group_size if quantize.method == "exl2" else None,
-                calibration=calibration.text,
-            ),
+            quantization=quantization,
             options=search,
             progress=progress,
         )
 
 
-def _quantize(checkpoint: Path, out: Path, options: QuantizeOptions, calibration: Windows, progress: Progress) -> None:
-    """Write the stores."""
+def _quantize(
+    checkpoint: Path, out: Path, options: QuantizeOptions, calibration: Windows | None, progress: Progress
+) -> Quantization:
+    """Write the stores, and return how they were made.
+
+    Args:
+        checkpoint: See `build`.
+        out: The same.
+        options: The same.
+        calibration: The calibration text; None if exllamav2's converter does it, which reads texts by itself.
+        progress: See `build`.
+    """
+    if calibration is None:
+        given = options.calibration
+        text = convert_model(
+            checkpoint,
+            options.levels,
+            out,
+            calibration=None if given is None else CalibrationText(given, options.calibration_tokens),
+            progress=progress,
+        )
+        return Quantization(quantizer=f"exllamav2 {VERSION}'s converter", group_size=None, calibration=text)
     if options.method == "any-precision":
         quantize_any_precision(
             checkpoint,
@@ -113,14 +134,19 @@ def _quantize(checkpoint: Path, out: Path, options: QuantizeOptions, calibration
             calibration=calibration.text,
             progress=progress,
         )
-        return
-    quantize_model(
-        checkpoint,
-        options.levels,
-        out,
-        windows=calibration.tokens,
+    else:
+        quantize_model(
+            checkpoint,
+            options.levels,
+            out,
+            windows=calibration.tokens,
+            calibration=calibration.text,
+            group_size=options.group_size,
+            nested=options.nested,
+            progress=progress,
+        )
+    return Quantization(
+        quantizer=QUANTIZERS[options.method],
+        group_size=options.group_size if options.method == "exl2" else None,
         calibration=calibration.text,
-        group_size=options.group_size,
-        nested=options.nested,
-        progress=progress,
     )
