@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Final
 
 from flexquant.engine.errors import CheckpointError
+from flexquant.engine.exllamav2.version import VERSION
 from flexquant.engine.manifest import MANIFEST_NAME, Method, Quantization
 from flexquant.engine.model_config import read_model_config
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.ensemble_builder.any_precision.quantize_model import quantize_model as quantize_any_precision
 from flexquant.ensemble_builder.completion import complete
 from flexquant.ensemble_builder.evaluation import Windows
+from flexquant.ensemble_builder.exllamav2.calibration_rows import CalibrationRows, CalibrationText, calibration_rows
+from flexquant.ensemble_builder.exllamav2.convert_model import convert_model
 from flexquant.ensemble_builder.file_hashes import checkpoint_sha256
 from flexquant.ensemble_builder.levels import level_name
 from flexquant.ensemble_builder.options import QuantizeOptions, SearchOptions
@@ -18,7 +21,7 @@ from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.quantize_model import quantize_model
 from flexquant.ensemble_builder.stores import LEVELS_FOLDER, open_store
 from flexquant.ensemble_builder.texts import check_disjoint, text_windows
-from flexquant.ensemble_builder.workplace import workplace
+from flexquant.ensemble_builder.workplace import Workplace, workplace
 
 QUANTIZERS: Final[Mapping[Method, str]] = {
     "exl2": "GPTQ with act-order and group scale search",
@@ -63,15 +66,7 @@ def build(
         if place.finished:
             progress.note(f"{out / MANIFEST_NAME}: is finished already")
             return
-        calibration = text_windows(
-            quantize.calibration,
-            quantize.calibration_tokens,
-            model=checkpoint,
-            seed=search.seed,
-            kept=place.work / "calibration.txt",
-            progress=progress,
-            device=search.device,
-        )
+        calibration = _calibration(checkpoint, quantize, search, place, progress)
         # Before the long work, so that a text that cannot be used is found now.
         windows = text_windows(
             search.text,
@@ -82,7 +77,7 @@ def build(
             progress=progress,
             device=search.device,
         )
-        _quantize(checkpoint, out, quantize, calibration, progress)
+        quantization = _quantize(checkpoint, out, quantize, calibration, progress)
         names = [level_name(level) for level in quantize.levels]
         complete(
             place,
@@ -94,18 +89,42 @@ def build(
             ],
             windows=windows,
             checkpoint=checkpoint,
-            quantization=Quantization(
-                quantizer=QUANTIZERS[quantize.method],
-                group_size=quantize.group_size if quantize.method == "exl2" else None,
-                calibration=calibration.text,
-            ),
+            quantization=quantization,
             options=search,
             progress=progress,
         )
 
 
-def _quantize(checkpoint: Path, out: Path, options: QuantizeOptions, calibration: Windows, progress: Progress) -> None:
-    """Write the stores."""
+def _calibration(
+    checkpoint: Path, quantize: QuantizeOptions, search: SearchOptions, place: Workplace, progress: Progress
+) -> Windows | CalibrationRows:
+    """Return what to calibrate on: windows for our own quantizers, rows for exllamav2's converter."""
+    if quantize.quantizer == "exllamav2":
+        config, tokens = read_model_config(checkpoint), quantize.calibration_tokens
+        given = None if quantize.calibration is None else CalibrationText(quantize.calibration, tokens)
+        return calibration_rows(given, checkpoint, config)
+    return text_windows(
+        quantize.calibration,
+        quantize.calibration_tokens,
+        model=checkpoint,
+        seed=search.seed,
+        kept=place.work / "calibration.txt",
+        progress=progress,
+        device=search.device,
+    )
+
+
+def _quantize(
+    checkpoint: Path,
+    out: Path,
+    options: QuantizeOptions,
+    calibration: Windows | CalibrationRows,
+    progress: Progress,
+) -> Quantization:
+    """Write the stores, and return how they were made."""
+    if isinstance(calibration, CalibrationRows):
+        text = convert_model(checkpoint, options.levels, out, rows=calibration, progress=progress)
+        return Quantization(quantizer=f"exllamav2 {VERSION}'s converter", group_size=None, calibration=text)
     if options.method == "any-precision":
         quantize_any_precision(
             checkpoint,
@@ -115,14 +134,19 @@ def _quantize(checkpoint: Path, out: Path, options: QuantizeOptions, calibration
             calibration=calibration.text,
             progress=progress,
         )
-        return
-    quantize_model(
-        checkpoint,
-        options.levels,
-        out,
-        windows=calibration.tokens,
+    else:
+        quantize_model(
+            checkpoint,
+            options.levels,
+            out,
+            windows=calibration.tokens,
+            calibration=calibration.text,
+            group_size=options.group_size,
+            nested=options.nested,
+            progress=progress,
+        )
+    return Quantization(
+        quantizer=QUANTIZERS[options.method],
+        group_size=options.group_size if options.method == "exl2" else None,
         calibration=calibration.text,
-        group_size=options.group_size,
-        nested=options.nested,
-        progress=progress,
     )

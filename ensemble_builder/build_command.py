@@ -18,6 +18,8 @@ from flexquant.ensemble_builder.imported_levels import build_from_levels
 from flexquant.ensemble_builder.levels import check_nested, level_name, parse_levels
 from flexquant.ensemble_builder.options import GROUP_SIZE, PRESETS, Preset, QuantizeOptions, SearchOptions
 from flexquant.ensemble_builder.progress import Progress
+from flexquant.ensemble_builder.quantizer_choice import Asked as AskedQuantizer
+from flexquant.ensemble_builder.quantizer_choice import choose_quantizer
 from flexquant.ensemble_builder.units import parse_kinds
 
 DEFAULT_LEVELS: Final[Mapping[Method, str]] = {"exl2": "8,3", "any-precision": "6,5,4,3"}
@@ -76,6 +78,12 @@ def run(given: Sequence[str]) -> None:
         choices=get_args(Method),
         help="how weights are quantized (default: exl2). With any-precision every level adds bits to the codes of the "
         "next one, so nothing is stored twice, and going down reads nothing",
+    )
+    parser.add_argument(
+        "--quantizer",
+        choices=get_args(AskedQuantizer),
+        help="whose program makes EXL2 levels: own, on the CPU, or exllamav2's converter, on an NVIDIA GPU (default: "
+        "auto: exllamav2's where it is installed, a GPU is used, and it can make them)",
     )
     parser.add_argument(
         "--from-checkpoints", metavar="A,B", help="EXL2 checkpoints of one model that exist already; search only"
@@ -162,7 +170,7 @@ def run(given: Sequence[str]) -> None:
     )
     progress = Progress()
     if args.from_checkpoints is not None:
-        made = ["calibration", "calibration_tokens", "group_size"]
+        made = ["quantizer", "calibration", "calibration_tokens", "group_size"]
         _refuse(args, "--from-checkpoints", ["model", "levels", "method", "nested", *made])
         if args.out is None:
             raise UsageError("--from-checkpoints needs --out", hint="For example --out my-ensemble")
@@ -176,12 +184,14 @@ def run(given: Sequence[str]) -> None:
     source = CheckpointSource.parse(args.model)
     if is_packed(source.path):
         _refuse(
-            args, "a packed Any-Precision checkpoint", ["nested", "calibration", "calibration_tokens", "group_size"]
+            args,
+            "a packed Any-Precision checkpoint",
+            ["nested", "quantizer", "calibration", "calibration_tokens", "group_size"],
         )
         _build_from_packed(source, args, search, progress)
         return
     _refuse(args, "an unquantized MODEL", ["checkpoint"])
-    quantize = _quantize_options(args, preset)
+    quantize = _quantize_options(args, preset, device, progress)
     out = _out(source, args, quantize.levels)
     checkpoint = source.folder(
         out,
@@ -195,7 +205,7 @@ def run(given: Sequence[str]) -> None:
     build(checkpoint, out, quantize, search, progress, source.model_name)
 
 
-def _quantize_options(args: argparse.Namespace, preset: Preset) -> QuantizeOptions:
+def _quantize_options(args: argparse.Namespace, preset: Preset, device: str, progress: Progress) -> QuantizeOptions:
     """Return how the levels are made.
 
     Raises:
@@ -209,6 +219,11 @@ def _quantize_options(args: argparse.Namespace, preset: Preset) -> QuantizeOptio
         check_levels(levels)
     elif args.nested:
         check_nested(levels)
+    own_alone = [
+        "--method any-precision" if method == "any-precision" else "",
+        "--nested" if args.nested else "",
+        "--group-size" if args.group_size else "",
+    ]
     return QuantizeOptions(
         levels=levels,
         calibration=args.calibration,
@@ -216,6 +231,9 @@ def _quantize_options(args: argparse.Namespace, preset: Preset) -> QuantizeOptio
         group_size=args.group_size or GROUP_SIZE,
         nested=bool(args.nested),
         method=method,
+        quantizer=choose_quantizer(
+            args.quantizer or "auto", levels, next(filter(None, own_alone), None), device, progress
+        ),
     )
 
 

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
+from flexquant.engine.exllamav2.version import VERSION
 from flexquant.engine.manifest import Method
 from flexquant.ensemble_builder.file_hashes import file_record
 from flexquant.ensemble_builder.units import Kind
@@ -11,6 +12,9 @@ from flexquant.ensemble_builder.workplace import Settings
 
 GROUP_SIZE: Final = 32
 """Weights that share a scale, if nothing else is said."""
+
+Quantizer = Literal["own", "exllamav2"]
+"""Whose program makes levels in EXL2: ours, or exllamav2's converter, which needs a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +65,13 @@ class QuantizeOptions:
 
     Args:
         levels: Bits per weight, falling.
-        calibration: File with the calibration text; sampled from the model if None.
+        calibration: File with the calibration text. If None it is sampled from the model; exllamav2's converter then
+            takes texts that it brings along.
         calibration_tokens: Tokens of it to calibrate on, at most.
-        group_size: Weights that share a scale; Any-Precision has no scales.
+        group_size: Weights that share a scale; Any-Precision has no scales, and exllamav2's converter chooses.
         nested: Whether a level but the last holds what is added to the next one.
         method: How weights are quantized.
+        quantizer: Whose program does it.
     """
 
     levels: tuple[float, ...]
@@ -74,6 +80,7 @@ class QuantizeOptions:
     group_size: int = GROUP_SIZE
     nested: bool = False
     method: Method = "exl2"
+    quantizer: Quantizer = "own"
 
     def settings(self) -> Settings:
         """Return what the outcome depends on."""
@@ -81,9 +88,14 @@ class QuantizeOptions:
             "levels": list(self.levels),
             "calibration text": text_identity(self.calibration),
             "calibration tokens": self.calibration_tokens,
-            **({"group size": self.group_size} if self.method == "exl2" else {"method": self.method}),
+            **self._means(),
             **({"nested": True} if self.nested else {}),
         }
+
+    def _means(self) -> Settings:
+        if self.quantizer == "exllamav2":
+            return {"quantizer": f"exllamav2 {VERSION}"}
+        return {"group size": self.group_size} if self.method == "exl2" else {"method": self.method}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from flexquant.engine.decoder import Decoder
-from flexquant.engine.errors import UnsupportedModelError, UsageError
+from flexquant.engine.errors import UsageError
 from flexquant.engine.manifest import Text
-from flexquant.engine.model_config import LinearShape, ModelConfig, read_model_config
+from flexquant.engine.model_config import ModelConfig, read_model_config
 from flexquant.engine.tensor_index import TensorIndex
 from flexquant.engine.weights import DenseWeights
 from flexquant.ensemble_builder.bit_allocation import allocate_levels
@@ -28,7 +28,7 @@ from flexquant.ensemble_builder.levels import level_name
 from flexquant.ensemble_builder.progress import Progress
 from flexquant.ensemble_builder.quantization_work import QuantizationWork
 from flexquant.ensemble_builder.quantize_layer import Plan, quantize_layer
-from flexquant.ensemble_builder.row_groups import ROW_MULTIPLE
+from flexquant.ensemble_builder.row_groups import ROW_MULTIPLE, check_rows
 from flexquant.ensemble_builder.store_writer import COMMON_NAME, common_tensors, exl2_quantization, write_store
 from flexquant.ensemble_builder.stores import LEVELS_FOLDER
 from flexquant.ensemble_builder.workplace import WORK_NAME
@@ -70,7 +70,9 @@ def quantize_model(
         FlexQuantError: A file cannot be written.
     """
     config = read_model_config(checkpoint)
-    _check_sizes(checkpoint, config.linears(), group_size)
+    if group_size <= 0 or group_size % ROW_MULTIPLE:
+        raise UsageError(f"group size {group_size}: not a multiple of {ROW_MULTIPLE}", hint="32, 64 and 128 are usual.")
+    check_rows(checkpoint, config.linears())
     index = TensorIndex.open(checkpoint)
     settings = {
         "revision": REVISION,
@@ -105,16 +107,6 @@ def quantize_model(
             common = store / COMMON_NAME
             stage.advance()
     work.finish()
-
-
-def _check_sizes(checkpoint: Path, linears: Sequence[LinearShape], group_size: int) -> None:
-    if group_size <= 0 or group_size % ROW_MULTIPLE:
-        raise UsageError(f"group size {group_size}: not a multiple of {ROW_MULTIPLE}", hint="32, 64 and 128 are usual.")
-    for shape in linears:
-        if shape.in_features % ROW_MULTIPLE:
-            raise UnsupportedModelError(
-                f"{checkpoint}: {shape.key} has {shape.in_features} inputs; EXL2 needs a multiple of {ROW_MULTIPLE}"
-            )
 
 
 @torch.inference_mode()

@@ -1,7 +1,12 @@
 """How the rows of a matrix are cut into groups of one width and one set of scales, as the EXL2 format has them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
+
+from flexquant.engine.errors import UnsupportedModelError
+from flexquant.engine.model_config import LinearShape
 
 WIDTHS: Final = (8, 6, 5, 4, 3, 2)
 """Code widths of the format, in bits, in the order in which a matrix may have them."""
@@ -22,6 +27,19 @@ class Group:
     bits: int
     start: int
     rows: int
+
+
+def check_rows(checkpoint: Path, linears: Sequence[LinearShape]) -> None:
+    """Check that the format can have a model's linear layers.
+
+    Raises:
+        UnsupportedModelError: One has a number of inputs that it cannot have.
+    """
+    for shape in linears:
+        if shape.in_features % ROW_MULTIPLE:
+            raise UnsupportedModelError(
+                f"{checkpoint}: {shape.key} has {shape.in_features} inputs; EXL2 needs a multiple of {ROW_MULTIPLE}"
+            )
 
 
 def groups_of(widths: list[tuple[int, int]], group_size: int) -> list[Group]:
