@@ -65,7 +65,7 @@ def serve(settings: Settings, arguments: Sequence[str] = ()) -> None:
     keys = load_keys(settings)
     check_exposure(settings, keys)
     with listen_on(settings.host, settings.port) as listener:
-        folder = resolve(settings.model)
+        folder = resolve(settings.model, device=settings.device)
 
         from flexquant.server.startup import start
 

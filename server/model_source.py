@@ -34,8 +34,13 @@ _CANNOT: Final = (UsageError.exit_code, InputError.exit_code)
 """Exit codes of the builder for what starting again does not change."""
 
 
-def resolve(source: str, environment: Mapping[str, str] = os.environ) -> Path:
+def resolve(source: str, environment: Mapping[str, str] = os.environ, *, device: str = "auto") -> Path:
     """The ensemble folder that `source` stands for; builds it first where that is needed.
+
+    Args:
+        source: What the user asked for.
+        environment: Says where the cache is.
+        device: Where the builder may compute: "auto", "cpu" or "cuda".
 
     Raises:
         UsageError: It names nothing that this version can serve.
@@ -46,9 +51,9 @@ def resolve(source: str, environment: Mapping[str, str] = os.environ) -> Path:
         return demo_folder()
     folder = Path(source).expanduser()
     if not folder.exists() and "," in source:
-        return _from_pair(source, environment)
+        return _from_pair(source, environment, device)
     if not folder.exists():
-        return _from_hub(source, environment)
+        return _from_hub(source, environment, device)
     if (folder / MANIFEST_NAME).is_file():
         return folder
     if not (folder / "config.json").is_file():
@@ -61,7 +66,7 @@ def resolve(source: str, environment: Mapping[str, str] = os.environ) -> Path:
             f"--model {source}: this is a single EXL2 checkpoint, and an elastic model needs two of the same model",
             hint="Give two of them, the larger first: --model 'A,B'. Or give the unquantized checkpoint.",
         )
-    arguments = [str(folder), "--levels", LEVELS]
+    arguments = [str(folder), "--levels", LEVELS, "--device", device]
     return _built(source, folder.resolve().name, [fingerprint(folder)], arguments, environment)
 
 
@@ -79,22 +84,24 @@ def demo_folder() -> Path:
     return folder
 
 
-def _from_hub(source: str, environment: Mapping[str, str]) -> Path:
+def _from_hub(source: str, environment: Mapping[str, str], device: str) -> Path:
     hub = HubId.parse(source)
     if hub is None:
         raise InputError(
             f"--model {source}: there is no such folder",
             hint="A model on the hub is written org/name or org/name@revision; '--model demo' needs no files.",
         )
-    return _built(source, hub.name, [str(hub)], [str(hub), "--levels", LEVELS], environment)
+    arguments = [str(hub), "--levels", LEVELS, "--device", device]
+    return _built(source, hub.name, [str(hub)], arguments, environment)
 
 
-def _from_pair(source: str, environment: Mapping[str, str]) -> Path:
+def _from_pair(source: str, environment: Mapping[str, str], device: str) -> Path:
     parts = source.split(",")
     if len(parts) != 2:
         raise UsageError(f"--model {source}: a pair of EXL2 checkpoints is written A,B")
-    (name, *_), identities, arguments = zip(*[_of_pair(source, part.strip()) for part in parts], strict=True)
-    return _built(source, name, identities, ["--from-checkpoints", ",".join(arguments)], environment)
+    (name, *_), identities, folders = zip(*[_of_pair(source, part.strip()) for part in parts], strict=True)
+    arguments = ["--from-checkpoints", ",".join(folders), "--device", device]
+    return _built(source, name, identities, arguments, environment)
 
 
 def _of_pair(source: str, part: str) -> tuple[str, str, str]:

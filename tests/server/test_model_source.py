@@ -49,10 +49,17 @@ def test_checkpoint_is_built_once(tmp_path: Path, cache: dict[str, str]) -> None
     built = resolve(str(model), cache)
     assert built.name.startswith("my-model-")
     assert str(tmp_path / "cache") in str(built)
-    assert json.loads((built / "arguments").read_text())[:3] == [str(model), "--levels", "8,3"]
+    assert json.loads((built / "arguments").read_text())[:5] == [str(model), "--levels", "8,3", "--device", "auto"]
     (built / "arguments").unlink()
     assert resolve(str(model), cache) == built
     assert not (built / "arguments").exists()
+
+
+def test_a_builder_leaves_the_gpu_alone_where_the_daemon_does(tmp_path: Path, cache: dict[str, str]) -> None:
+    pair = [str(checkpoint(tmp_path / name, exl2=True)) for name in ("up", "low")]
+    for source in (str(checkpoint(tmp_path / "my-model")), ",".join(pair), "org/name"):
+        arguments = json.loads((resolve(source, cache, device="cpu") / "arguments").read_text())
+        assert arguments[arguments.index("--device") + 1] == "cpu"
 
 
 def test_pair_of_exl2_folders_is_built_by_search(tmp_path: Path, cache: dict[str, str]) -> None:
