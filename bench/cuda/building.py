@@ -26,9 +26,11 @@ KL_TOLERANCE: Final = 1e-6
 """In nats, the same."""
 
 
-def measuring(demo: Path = DEMO, *, windows: int = 16) -> dict[str, Any]:
-    """Five positions of the demo and the unquantized model on unseen text, by the host and by the card."""
-    found, seconds = _on_both(demo, "0,15,30,45,N", DOCS_LLAMA, windows)
+def measuring(
+    folder: Path = DEMO, *, checkpoint: Path = DOCS_LLAMA, positions: str = "0,15,30,45,N", windows: int = 16
+) -> dict[str, Any]:
+    """Positions of an ensemble and the unquantized model on unseen text, by the host and by the card."""
+    found, seconds = _on_both(folder, positions, checkpoint, windows)
     pairs = list(zip(found["cpu"].rows, found["cuda"].rows, strict=True))
     perplexity = max(abs(here.perplexity / there.perplexity - 1) for here, there in pairs)
     kl = max(abs((here.kl or 0) - (there.kl or 0)) for here, there in pairs)

@@ -1,5 +1,6 @@
 """The GPU bench's own logic, on a fake card: its ensembles, its checks, its table."""
 
+import functools
 import itertools
 import json
 from dataclasses import replace
@@ -7,17 +8,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from bench.cuda import answers, models, moving, speed
+from bench.cuda import answers, building, models, moving, speed
 from bench.cuda.ensemble import BLOCKS, PROJECTIONS, blocks_of, write_large
 from bench.cuda.report import conditions, rows
 from bench.scale import QUICK
 from bench.tables import markdown
 from flexquant.engine.ensemble import Ensemble
 from flexquant.engine.exllamav2.compute import CardCompute
+from flexquant.engine.exllamav2.facts import GpuFacts
 from flexquant.engine.segment import Floats
+from flexquant.ensemble_builder import build, quantizer_choice
+from flexquant.ensemble_builder.cli import main
+from flexquant.ensemble_builder.exllamav2.convert_model import convert_model
+from support.converting import python_path, stand_in
 from support.ensembles import Shape, random_ensemble
 from support.fake_card import FakeSetUp
+from support.fake_device import fake_card
+from support.tiny_checkpoint import tiny_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +96,48 @@ def test_results_become_a_table(large: Ensemble) -> None:
     assert "device memory given back" in text
     assert "reconstructed" not in text
     assert "flash-attn none" in conditions(results, "a machine")["software"]
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint of a long context, on a machine with a card."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2 << 30, 8 << 30))
+    return tiny_checkpoint(tmp_path / "tiny", max_position_embeddings=2048)
+
+
+def test_measuring_on_the_card_is_compared_with_the_host(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["--calibration", str(building.TEXTS / "calibration.txt"), "--search-text", str(building.UNSEEN)]
+    out = tmp_path / "built"
+    assert (
+        main([str(tiny), "--preset", "quick", "--search-tokens", "1024", "--device", "cpu", *texts, "--out", str(out)])
+        == 0
+    )
+    with fake_card():
+        found = building.measuring(out, checkpoint=tiny, positions="0,5,N", windows=2)
+        assert found["ok"]
+        assert found["models"] == 4
+        assert found["seconds"].keys() == {"cpu", "cuda"}
+        assert building.measuring_large(out, windows=1)["models"] == 2
+        monkeypatch.setattr(building, "PERPLEXITY_TOLERANCE", -1.0)
+        assert not building.measuring(out, checkpoint=tiny, positions="0", windows=1)["ok"]
+
+
+def test_levels_of_both_quantizers_are_compared(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", python_path())
+    monkeypatch.setattr(quantizer_choice, "gpu_facts", GpuFacts)
+    monkeypatch.setattr(build, "convert_model", functools.partial(convert_model, command=stand_in()))
+    with fake_card():
+        found = building.converting(tmp_path, checkpoint=tiny)
+    assert found["ok"]
+    by = found["by"]
+    for made in by.values():
+        best, smallest = made["ends"]
+        assert best["footprint_bytes"] > smallest["footprint_bytes"]
+        assert 0 <= best["kl"] < smallest["kl"]
+    assert by["own"]["ends"] != by["exllamav2"]["ends"]
+    text = markdown(rows({"converting": found}))
+    assert "docs-llama at 4 bits by exllamav2's converter: kl" in text
+    assert "docs-llama at 8 bits by exllamav2's converter: footprint" in text
