@@ -1,5 +1,6 @@
 """Runs our engine on request: `python -m bench.our_worker`, spoken to by `bench.worker`."""
 
+import itertools
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -25,6 +26,8 @@ class OurEngine:
     def __init__(self) -> None:
         self._opened: ElasticModel | None = None
         self._running: list[Generation] = []
+        self._prompts = itertools.count()
+        """Numbers of prompts: none is given twice, because the engine keeps what it computed of earlier ones."""
 
     @property
     def _model(self) -> ElasticModel:
@@ -58,7 +61,7 @@ class OurEngine:
         moved.result()
 
     def start(self, sequences: int, tokens: int, room: int) -> float:
-        """Begin sequences, each with its own prompt, one after the other up to its first token.
+        """Begin sequences, each with a prompt that no other had, one after the other up to its first token.
 
         Args:
             sequences: How many.
@@ -70,7 +73,7 @@ class OurEngine:
         """
         self.stop()
         vocab = self._model.config.vocab_size
-        prompts = [prompt(number, tokens, vocab) for number in range(sequences)]
+        prompts = [prompt(next(self._prompts), tokens, vocab) for _ in range(sequences)]
         begun = time.perf_counter()
         for ids in prompts:
             generation = Generation(self._model, ids, max_tokens=room + 1, ignore_eos=True)

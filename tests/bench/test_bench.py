@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from bench.our_worker import OurEngine
 from bench.worker import ROOT, Worker, WorkerError
+from support.ensembles import Shape, random_ensemble
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -74,6 +76,15 @@ def test_the_markdown_block_has_conditions_and_rows(report: dict[str, Any]) -> N
     assert report["markdown"].startswith("<!-- bench decode -->")
     assert f"- date: {report['conditions']['date']}" in report["markdown"]
     assert "| decode, 4 bits |" in report["markdown"]
+
+
+def test_no_prompt_is_measured_that_the_engine_has_computed_before(tmp_path: Path) -> None:
+    engine = OurEngine()
+    engine.open(str(random_ensemble(tmp_path / "tiny", Shape(vocab=1000))), threads=1, kv_pages=32)
+    for sequences in (1, 2, 1):
+        assert engine.start(sequences, tokens=300, room=1) > 0
+        assert [generation.cached_tokens for generation in engine._running] == [0] * sequences
+    engine.stop()
 
 
 def test_an_unknown_suite_is_refused() -> None:
