@@ -21,6 +21,7 @@ from typing import Final
 from flexquant.engine.errors import FlexQuantError, InputError, UsageError
 from flexquant.engine.hub_id import HubId
 from flexquant.engine.manifest import MANIFEST_NAME
+from flexquant.engine.parent_process import ending_with_us
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +159,10 @@ def _built(
                 folder,
             )
             done = subprocess.run(
-                [*BUILDER, *arguments, "--preset", "quick", "--out", str(folder)], stdout=sys.stderr, check=False
+                [*BUILDER, *arguments, "--preset", "quick", "--out", str(folder)],
+                stdout=sys.stderr,
+                env=ending_with_us(os.environ),
+                check=False,
             )
             if done.returncode in _CANNOT:
                 raise InputError(f"--model {source}: the ensemble could not be built (see above)")

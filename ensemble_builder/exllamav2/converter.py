@@ -14,10 +14,10 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Final
 
+from flexquant.engine.parent_process import ending_with_us
 from flexquant.ensemble_builder.atomic_file import cannot_write
 from flexquant.ensemble_builder.exllamav2.conversion_failure import conversion_failure
 from flexquant.ensemble_builder.exllamav2.conversion_job import ConversionJob
-from flexquant.ensemble_builder.exllamav2.run_converter import PARENT
 from flexquant.ensemble_builder.progress import Progress, Stage
 
 CONVERTER: Final = (
@@ -111,7 +111,7 @@ def _running(command: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], IO
         encoding="utf-8",
         errors="replace",
         start_new_session=True,
-        env=os.environ | {PARENT: str(os.getpid())},
+        env=ending_with_us(os.environ),
     )
     assert process.stdout is not None, "it was asked for"
     try:

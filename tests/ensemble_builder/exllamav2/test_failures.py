@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from flexquant.engine.errors import FlexQuantError
+from flexquant.engine.parent_process import PARENT, ending_with_us
 from flexquant.engine.tokenizer import Tokenizer
 from flexquant.ensemble_builder.exllamav2.calibration_rows import CalibrationText
 from flexquant.ensemble_builder.exllamav2.conversion_failure import AGAIN, conversion_failure
 from flexquant.ensemble_builder.exllamav2.converter import CONVERTER
-from flexquant.ensemble_builder.exllamav2.run_converter import PARENT
 from support.converting import convert, fault
 
 LOG = Path("converter.log")
@@ -98,14 +98,14 @@ def test_a_converter_whose_builder_has_ended_does_not_start() -> None:
         [*CONVERTER[:-1], "this"], env=os.environ | {PARENT: "1"}, capture_output=True, text=True, check=False
     )
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr == "the builder, process 1, has ended already\n"
+    assert ended.stderr == "the process that started this one, 1, has ended already\n"
 
 
 def test_errors_that_end_it_at_once_are_not_lost_in_a_buffer(tmp_path: Path) -> None:
     (tmp_path / "last_words.py").write_text("import os, sys; print('##', *sys.argv[1:], 'ü'); os._exit(1)")
     ended = subprocess.run(
         [*CONVERTER[:-1], "last_words", "one", "--two"],
-        env=os.environ | {PARENT: str(os.getpid())},
+        env=ending_with_us(os.environ),
         cwd=tmp_path,
         capture_output=True,
         check=False,
