@@ -129,7 +129,7 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto",
         description="Where to compute: 'cuda' is an NVIDIA GPU and needs flexquant[cuda], 'auto' takes it where both "
-        "are there.",
+        "are there. A model that is built at its first start is built there, too.",
     )
     keep_copies: bool = Field(
         default=False,
