@@ -12,7 +12,7 @@ from support.daemon import RunningDaemon, running_daemon
 
 pytestmark = pytest.mark.e2e
 
-TOKENS = 400
+TOKENS = 900
 GREEDY = {"prompt": "Iterators in Rust are", "max_tokens": 64, "temperature": 0, "ignore_eos": True}
 
 
@@ -37,7 +37,7 @@ def stream(daemon: RunningDaemon, started: threading.Event) -> list[dict[str, An
     return chunks
 
 
-def test_resize_while_400_tokens_stream(tmp_path: Path) -> None:
+def test_resize_while_900_tokens_stream(tmp_path: Path) -> None:
     moved_folder, still_folder = tmp_path / "moved", tmp_path / "still"
     moved_folder.mkdir()
     still_folder.mkdir()
