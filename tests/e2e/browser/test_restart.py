@@ -35,9 +35,11 @@ def test_the_page_says_that_the_daemon_is_gone_and_comes_back_with_it(
         expect(page.locator("#banner")).to_contain_text("Not connected since")
         expect(page.locator("#banner")).to_contain_text("flexquant-serve")
         expect(page.locator("#position")).not_to_have_text("…")
+        with page.expect_request("**/v1/models"):
+            page.get_by_role("button", name="Try now").click()
     with running_daemon(second, port, "--pin=5") as daemon:
-        page.get_by_role("button", name="Try now").click()
-        expect(page.locator("#link-word")).to_have_text("live")
+        # By itself, ten seconds after a try that failed at the latest.
+        expect(page.locator("#link-word")).to_have_text("live", timeout=15_000)
         expect(page.locator("#banner")).to_be_hidden()
         expect(page.locator("#position")).to_have_text("5")
         page.get_by_label("Your message").fill("What is a trait?")
