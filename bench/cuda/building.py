@@ -2,7 +2,6 @@
 
 import io
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,15 +49,13 @@ def measuring_large(large: Path, *, windows: int = 4) -> dict[str, Any]:
     return {"models": 2, "windows": windows, "seconds": seconds}
 
 
-def converting(
-    folder: Path, *, quantizers: Sequence[str] = QUANTIZERS, checkpoint: Path = DOCS_LLAMA
-) -> dict[str, Any]:
+def converting(folder: Path, *, checkpoint: Path = DOCS_LLAMA, windows: int = 16) -> dict[str, Any]:
     """docs-llama at 8 and 4 bits by our quantizer and by exllamav2's converter, calibrated on the same text.
 
     Each ensemble is searched by blocks, measured on unseen text at both ends, and run on the card at every position.
     """
     found: dict[str, Any] = {}
-    for quantizer in quantizers:
+    for quantizer in QUANTIZERS:
         out = folder / quantizer
         begun = time.perf_counter()
         made = main(
@@ -71,7 +68,7 @@ def converting(
         minutes = (time.perf_counter() - begun) / 60
         if made != 0:
             return {"error": f"flexquant-build ended with exit code {made} for --quantizer {quantizer}", "ok": False}
-        measured = evaluate(out, UNSEEN, "0,N", checkpoint, None, _quiet(), "cuda")
+        measured = evaluate(out, UNSEEN, "0,N", checkpoint, windows, _quiet(), "cuda")
         found[quantizer] = {
             "minutes": minutes,
             "ends": [

@@ -130,7 +130,7 @@ def test_levels_of_both_quantizers_are_compared(tiny: Path, tmp_path: Path, monk
     monkeypatch.setattr(quantizer_choice, "gpu_facts", GpuFacts)
     monkeypatch.setattr(build, "convert_model", functools.partial(convert_model, command=stand_in()))
     with fake_card():
-        found = building.converting(tmp_path, checkpoint=tiny)
+        found = building.converting(tmp_path, checkpoint=tiny, windows=1)
     assert found["ok"]
     by = found["by"]
     for made in by.values():
