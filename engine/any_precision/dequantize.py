@@ -6,6 +6,7 @@ asked for. Codes are the planes of all of them, and weights come from the table 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 from typing import Final
 
@@ -129,12 +130,18 @@ def _look_up(chain: Chain, first: int, last: int) -> _Tile:
 
 def _unpack(chain: Chain, first: int, last: int, codes: Tensor, bits: Tensor) -> None:
     """Fill `codes`, int32 [last - first, K]; `bits` is as large and overwritten."""
-    shifts = torch.arange(32, dtype=torch.int32, device=codes.device)
+    shifts = _shifts(codes.device)
     codes.zero_()
     for matrix in chain:
         for plane in matrix.planes[:, first:last]:
             torch.bitwise_right_shift(plane.unsqueeze(2), shifts, out=bits.view(*plane.shape, 32))
             codes.bitwise_left_shift_(1).bitwise_or_(bits.bitwise_and_(1))
+
+
+@cache
+def _shifts(device: torch.device) -> Tensor:
+    """How far right each weight's bit of a word of a plane lies: int32 [32]."""
+    return torch.arange(32, dtype=torch.int32, device=device)
 
 
 def _tile_rows(in_features: int, device: torch.device) -> int:
